@@ -1,0 +1,9 @@
+"""`python -m neft`."""
+
+from __future__ import annotations
+
+import sys
+
+from neft.cli import main
+
+sys.exit(main())

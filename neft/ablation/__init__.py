@@ -1,0 +1,1 @@
+"""Grids of training runs with error bars: every noise, every strength, several seeds."""

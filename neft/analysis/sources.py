@@ -1,0 +1,153 @@
+"""What the analyses read: the model, and the very examples that a training run with the same options would see."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from neft.adapters import quantization_config
+from neft.config import TrainingConfig
+from neft.data import Document, PaddingCollator, TokenizedData, read_documents, split, tokenize
+from neft.errors import InputError
+from neft.models import DTYPES, load_model, load_tokenizer, window
+from neft.output import read_record
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as one model reads it.
+
+    Attributes:
+        documents: Every row.
+        data: The tokenized rows that fit the window.
+    """
+
+    documents: list[Document]
+    data: TokenizedData
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the data to analyse it on.
+
+    Attributes:
+        held_out: None if the options hold out nothing.
+        max_length: The window in tokens.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    collator: PaddingCollator
+    train: Source
+    held_out: Source | None
+    max_length: int
+
+
+def load_subject(config: TrainingConfig, *, tuned: Path | None = None) -> Subject:
+    """Returns the model, its tokenizer and the data of a training run with these options.
+
+    Args:
+        config: Its `output` is not read.
+        tuned: A model or adapter folder to load instead of `config.model`, with the tokenizer beside it.
+
+    Raises:
+        InputError: the model or the data cannot be used.
+    """
+    name = config.model if tuned is None else str(tuned)
+    tokenizer = load_tokenizer(name)
+    train_documents, held_out_documents = _documents(config, tokenizer)
+    model = load_tuned(config, name)
+    max_length = window(config, model)
+    train = _source(train_documents, tokenizer, config, max_length)
+    held_out = None
+    if held_out_documents is not None:
+        held_out = _source(held_out_documents, tokenizer, config, max_length)
+    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return Subject(model, tokenizer, PaddingCollator(pad_id), train, held_out, max_length)
+
+
+def load_tuned(config: TrainingConfig, name: str) -> Any:
+    """Returns a model in evaluation mode from a folder or hub id; from a folder with an adapter, the two together.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(name)
+    if not (folder / "adapter_config.json").is_file():
+        return load_model(_plain(config, name)).eval()
+    from peft import AutoPeftModelForCausalLM
+
+    dtype = DTYPES[config.dtype]
+    kind = read_record(folder).get("config", {}).get("quantize")
+    compute_dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    # An adapter corrects the very weights it was trained over.
+    quantized = {} if kind is None else {"quantization_config": quantization_config(kind, compute_dtype)}
+    try:
+        return AutoPeftModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, autocast_adapter_dtype=False, **quantized
+        ).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the adapter {folder} cannot be loaded ({reason}); is its base model in place?") from error
+
+
+def sample(items: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
+    """Returns at most `limit` items, drawn by the seed, in their order."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    places = sorted(random.Random(seed).sample(range(len(items)), limit))
+    return [items[place] for place in places]
+
+
+def model_identity(name: str) -> dict[str, Any]:
+    """Returns what tells a model folder from another, or from itself after a change: names, sizes and times of files.
+
+    A hub id is its own identity.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return {"name": name}
+    files = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+    return {"name": str(folder.resolve()), "files": {key: [at.st_size, at.st_mtime_ns] for key, at in files.items()}}
+
+
+def _plain(config: TrainingConfig, name: str) -> TrainingConfig:
+    """Returns options that load a model as it is: no adapter of its own."""
+    return TrainingConfig(model=name, data=config.data, output=config.output, dtype=config.dtype)
+
+
+def _documents(
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Document], list[Document] | None]:
+    options = {**_options_of(read_documents, config), "tokenizer": tokenizer}
+    documents = read_documents(config.data, **options)
+    if config.eval_data is not None:
+        options.pop("dataset_split", None)
+        return documents, read_documents(config.eval_data, **options)
+    if config.eval_fraction:
+        return split(documents, eval_fraction=config.eval_fraction, seed=config.seed)
+    return documents, None
+
+
+def _source(
+    documents: list[Document], tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, max_length: int
+) -> Source:
+    options = {**_options_of(tokenize, config), "max_length": max_length}
+    return Source(documents, tokenize(documents, tokenizer, **options))
+
+
+def _options_of(function: Callable[..., Any], config: TrainingConfig) -> dict[str, Any]:
+    """Returns the given options that a function and the configuration share: they have one name in both."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    values = {name: getattr(config, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,102 @@
+"""Rows of a file as documents; every complaint names the file and the row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neft.data.chat import chat_template
+from neft.data.documents import Document
+from neft.data.files import read_rows
+from neft.data.formats import FORMATS, Turns
+from neft.data.templates import CHAT, TEMPLATES, Template, own_template
+from neft.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TEXT = "text"
+
+
+def read_documents(
+    path: Path,
+    *,
+    format: str,
+    template: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    text_column: str = _TEXT,
+    dataset_split: str | None = None,
+) -> list[Document]:
+    """Returns the documents of a data file or `datasets` folder; see `neft.data.files` for the kinds of files.
+
+    Args:
+        path: .json, .jsonl or .txt (each also .gz), .parquet, or a folder of `datasets`.
+        format: What the rows are, one of `FORMATS`.
+        template: How they become text: one of `TEMPLATES`, `chat` for the tokenizer's own, or a text with
+            `{instruction}`, `{input}` or `{prompt}` in it. If not given, the one that `FORMATS` names for the format.
+        tokenizer: For the template `chat`.
+        text_column: The column of the format `text`.
+        dataset_split: Which split of a `datasets` folder with several.
+
+    Raises:
+        InputError: the format or template is unknown, or they do not go together.
+        DataError: the file cannot be read, is empty, or a row is not what the format says.
+    """
+    given = {"template": template, "tokenizer": tokenizer, "text_column": text_column, "dataset_split": dataset_split}
+    documents = list(iter_documents(path, format=format, **given))  # type: ignore[arg-type]
+    if not documents:
+        raise DataError(f"{path} has no rows; give a file with at least one.")
+    return documents
+
+
+def iter_documents(
+    path: Path,
+    *,
+    format: str,
+    template: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    text_column: str = _TEXT,
+    dataset_split: str | None = None,
+) -> Iterator[Document]:
+    """Yields what `read_documents` returns, one row in memory at a time; options and errors are the same."""
+    to_turns = _format(format, text_column)
+    to_segments, has_own_markers = _template(template, format, tokenizer)
+    for number, row in read_rows(path, dataset_split=dataset_split):
+        try:
+            turns = to_turns(row)
+        except ValueError as error:
+            raise DataError(f"{path}, row {number} does not fit the format {format}: {error}.") from error
+        is_answered = any(turn.role == "assistant" for turn in turns)
+        try:
+            segments = to_segments(turns) if is_answered else ()
+        except ValueError as error:
+            raise DataError(f"{path}, row {number} does not fit the template: {error}.") from error
+        yield Document(segments, number, has_own_markers)
+
+
+def _format(format: str, text_column: str) -> Callable[..., Turns]:
+    if format not in FORMATS:
+        raise InputError(f"format is {format!r}; choose one of {', '.join(sorted(FORMATS))}.")
+    if text_column == _TEXT:
+        return FORMATS[format].turns
+    if format != _TEXT:
+        raise InputError(
+            f"text_column is {text_column!r}, but the format {format} has columns of its own; leave it out."
+        )
+    return partial(FORMATS[format].turns, column=text_column)
+
+
+def _template(template: str | None, format: str, tokenizer: PreTrainedTokenizerBase | None) -> tuple[Template, bool]:
+    """Returns the template, and whether it writes the special tokens itself."""
+    name = FORMATS[format].template if template is None else template
+    if format == _TEXT and name != "raw":
+        raise InputError(f"template is {name!r}, but the format text is learned as it is; leave it out.")
+    if name in TEMPLATES:
+        return TEMPLATES[name], False
+    if name != CHAT:
+        return own_template(name), False
+    if tokenizer is None:
+        raise InputError("the template chat is the tokenizer's own; give read_documents the tokenizer.")
+    return chat_template(tokenizer), True

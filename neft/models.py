@@ -1,0 +1,80 @@
+"""Loading the model to tune and its tokenizer, with an adapter if one is wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from neft.adapters import quantization, with_adapter
+from neft.config import TrainingConfig
+from neft.errors import InputError
+from neft.locating import located
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TunedModel: TypeAlias = "PreTrainedModel | PeftModel"
+"""What a run trains; both save themselves and know their input embedding."""
+
+DTYPES: dict[str, torch.dtype | str] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "auto": "auto",
+}
+_DEFAULT_WINDOW = 512
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer of a model folder or hub id; the network is not used for a folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, model, "tokenizer")
+    return tokenizer
+
+
+def load_model(config: TrainingConfig) -> TunedModel:
+    """Returns the model to tune, with a fresh adapter if `lora_r` is given (only that is trainable then).
+
+    Raises:
+        InputError: there is no such model, or it has none of the modules to adapt.
+    """
+    dtype = DTYPES[config.dtype]
+    compute_dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    options = quantization(config, compute_dtype)
+    model: PreTrainedModel = from_pretrained(AutoModelForCausalLM, config.model, "model", dtype=dtype, **options)
+    return model if config.lora_r is None else with_adapter(model, config, config.lora_r)
+
+
+def window(config: TrainingConfig, model: TunedModel) -> int:
+    """Returns the training window in tokens.
+
+    Raises:
+        InputError: `max_length` is more than the model can read.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if config.max_length is None:
+        return _DEFAULT_WINDOW if limit is None else min(_DEFAULT_WINDOW, limit)
+    if limit is not None and config.max_length > limit:
+        raise InputError(f"max_length is {config.max_length}, but the model reads {limit} tokens; give at most that.")
+    return config.max_length
+
+
+def from_pretrained(auto_class: Any, model: str, what: str, **options: Any) -> Any:
+    """Returns what an auto class loads from a model folder or hub id.
+
+    Raises:
+        InputError: there is no such folder, or nothing can be loaded from it.
+    """
+    name, where = located(model)
+    try:
+        return auto_class.from_pretrained(name, **where, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"no {what} can be loaded from {model}; give a model folder or a hub id ({reason})."
+        ) from error

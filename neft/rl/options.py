@@ -1,0 +1,220 @@
+"""What a reward or policy run is: every option with its default, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from neft.errors import InputError
+from neft.kinds import DType, Schedule
+
+Method = Literal["rloo", "grpo", "dpo"]
+
+# Neither changes what is trained, so a recorded run is the same run with or without them.
+_NOT_RECORDED = frozenset({"output", "overwrite", "show_progress"})
+_PATHS = ("output", "data", "eval_data", "prompts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """What both kinds of runs share; a wrong value raises `InputError` with the option's name, the value, the limit.
+
+    Attributes:
+        model: The model to start from: a local folder or a hub id; for a policy also an adapter folder.
+        output: The folder that will hold the tuned model or adapter.
+        epochs: Passes over the data.
+        max_steps: Optimizer steps, instead of `epochs`.
+        learning_rate: Peak learning rate.
+        batch_size: Pairs, or sampled completions, per device and forward pass.
+        gradient_accumulation: Forward passes per optimizer step.
+        max_length: Window in tokens, prompt and answer; the smaller of 512 and the model's own if not given. Longer
+            rows are left out and counted.
+        dtype: Type of the weights in training and in the output; `auto` is the checkpoint's own.
+        lora_r: Rank of a new LoRA adapter; the whole model is tuned if not given.
+        lora_alpha: LoRA scale numerator; twice the rank if not given.
+        lora_targets: Names of the modules to adapt, or `all-linear`.
+        overwrite: Replace an output folder that holds something else.
+        show_progress: Draw a progress bar on stderr.
+    """
+
+    model: str
+    output: Path
+    epochs: float = 1.0
+    max_steps: int | None = None
+    learning_rate: float = 1e-5
+    schedule: Schedule = "cosine"
+    warmup_ratio: float = 0.03
+    max_grad_norm: float = 1.0
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    log_every: int = 1
+    max_length: int | None = None
+    dtype: DType = "float32"
+    lora_r: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    overwrite: bool = False
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Makes paths of path-like strings, then checks every option."""
+        for name in _PATHS:
+            if getattr(self, name, None) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        object.__setattr__(self, "model", str(self.model))
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        self._check_whole("seed", least=0)
+        for name in ("max_steps", "batch_size", "gradient_accumulation", "log_every", "max_length", "lora_r"):
+            self._check_whole(name, least=1)
+        for name in ("epochs", "learning_rate", "max_grad_norm", "lora_alpha"):
+            self._check_number(name, above=0.0)
+        for name in ("warmup_ratio", "lora_dropout"):
+            self._check_share(name)
+        self._check_choice("schedule", get_args(Schedule))
+        self._check_choice("dtype", get_args(DType))
+        for name in ("model", "lora_targets"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is empty; name at least one.")
+
+    @property
+    def data_files(self) -> dict[str, Path]:
+        """The data files of the run, by their purpose."""
+        given = {name: getattr(self, name, None) for name in _PATHS if name != "output"}
+        return {name: path for name, path in given.items() if path is not None}
+
+    def record(self) -> dict[str, Any]:
+        """Returns the options that decide what is trained, as JSON values."""
+        values = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+        return {name: _plain(value) for name, value in values.items()}
+
+    def _check_whole(self, name: str, *, least: int) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{name} is {value!r}; give a whole number.")
+        if value < least:
+            raise InputError(f"{name} is {value}; give at least {least}.")
+
+    def _check_number(self, name: str, *, above: float | None = None, least: float | None = None) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"{name} is {value!r}; give a finite number.")
+        if above is not None and value <= above:
+            raise InputError(f"{name} is {value}; give more than {above:g}.")
+        if least is not None and value < least:
+            raise InputError(f"{name} is {value}; give at least {least:g}.")
+
+    def _check_share(self, name: str) -> None:
+        self._check_number(name, least=0.0)
+        if getattr(self, name) >= 1:
+            raise InputError(f"{name} is {getattr(self, name)}; it is a share, give less than 1.")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(TuningOptions):
+    """One reward-model run.
+
+    Attributes:
+        data: Training pairs, rows `{"prompt", "chosen", "rejected"}`.
+        eval_data: Held-out pairs.
+        eval_fraction: Share of the training pairs to hold out instead; the pairs of one prompt stay together.
+    """
+
+    data: Path
+    eval_data: Path | None = None
+    eval_fraction: float = 0.0
+    learning_rate: float = 2e-5
+
+    def __post_init__(self) -> None:
+        """Checks also the held-out pairs."""
+        super().__post_init__()
+        self._check_share("eval_fraction")
+        if self.eval_data is not None and self.eval_fraction:
+            raise InputError("eval_data and eval_fraction both choose the held-out pairs; give one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(TuningOptions):
+    """One policy run: RLOO or GRPO on prompts and a reward, or DPO on pairs.
+
+    Attributes:
+        method: `rloo` (the nearest to PPO), `grpo` or `dpo`.
+        prompts: Rows `{"prompt"}`, for RLOO and GRPO.
+        reward: A reward model or adapter that `neft reward` wrote, for RLOO and GRPO.
+        data: Pairs, for DPO.
+        ref: The model that the policy is kept near to; the model as it starts if not given. A new adapter's start is
+            its base; an adapter that is trained on may also name its base here, the untuned model.
+        beta: Strength of the KL penalty (RLOO, GRPO: 0.05 if not given) or of DPO's implicit one (0.1).
+        num_generations: Completions per prompt, whose rewards are compared.
+        max_new_tokens: Of a completion.
+        temperature: Of the sampling.
+    """
+
+    method: Method
+    prompts: Path | None = None
+    reward: str | None = None
+    data: Path | None = None
+    ref: str | None = None
+    beta: float | None = None
+    num_generations: int | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        """Fills in the method's defaults and checks what goes with it."""
+        self._check_choice("method", get_args(Method))
+        for name in ("reward", "ref"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
+        self._fill_in()
+        super().__post_init__()
+        if self.method == "dpo":
+            self._check_number("beta", above=0.0)
+            return
+        self._check_number("beta", least=0.0)
+        self._check_number("temperature", above=0.0)
+        self._check_whole("num_generations", least=2)
+        self._check_whole("max_new_tokens", least=1)
+        per_step = self.batch_size * self.gradient_accumulation
+        if per_step % (self.num_generations or 1):
+            raise InputError(
+                f"batch_size × gradient_accumulation is {per_step}, not a multiple of num_generations="
+                f"{self.num_generations}; a step must hold all completions of a prompt."
+            )
+
+    def _fill_in(self) -> None:
+        if self.method == "dpo":
+            self._require("data", unwanted=("prompts", "reward", "num_generations", "max_new_tokens", "temperature"))
+            defaults: dict[str, float] = {"beta": 0.1}
+        else:
+            self._require("prompts", unwanted=("data",))
+            defaults = {"beta": 0.05, "num_generations": 4, "max_new_tokens": 128, "temperature": 1.0}
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _require(self, needed: str, *, unwanted: tuple[str, ...]) -> None:
+        if getattr(self, needed) is None:
+            what = 'answer pairs (rows {"prompt", "chosen", "rejected"})' if needed == "data" else "prompts"
+            raise InputError(f"method {self.method} needs {what}; give {needed}.")
+        for name in unwanted:
+            if getattr(self, name) is not None:
+                raise InputError(f"method {self.method} has no use for {name}; leave it out.")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,47 @@
+"""A conversation as chat messages, which forgets its oldest turns when asked to."""
+
+from dataclasses import dataclass, field
+
+from proxytune.prompts import Message
+
+
+@dataclass
+class Conversation:
+    """What was said.
+
+    Attributes:
+        system: The system message, or None.
+        has_history: Whether turns are kept; without, each question stands alone.
+        turns: The user's messages and the answers, in pairs.
+    """
+
+    system: str | None = None
+    has_history: bool = True
+    turns: list[tuple[str, str]] = field(default_factory=list)
+
+    def messages(self, text: str) -> list[Message]:
+        """Return the messages of a prompt that ends with the user's `text`.
+
+        >>> Conversation(turns=[("Hi", "Hello")]).messages("Bye")[1]
+        {'role': 'assistant', 'content': 'Hello'}
+        """
+        found: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for question, answer in self.turns:
+            found += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return [*found, {"role": "user", "content": text}]
+
+    def add(self, text: str, answer: str) -> None:
+        """Remember a turn."""
+        if self.has_history:
+            self.turns.append((text, answer))
+
+    def drop_oldest(self) -> bool:
+        """Forget the oldest turn; return whether there was one."""
+        if not self.turns:
+            return False
+        del self.turns[0]
+        return True
+
+    def reset(self) -> None:
+        """Forget all turns."""
+        self.turns.clear()

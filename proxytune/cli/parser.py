@@ -1,0 +1,76 @@
+"""The parser of all commands; its complaints take the same way out as every other error."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn
+
+from proxytune.cli import chat, demo, doctor, generate, save, score
+from proxytune.errors import OptionError, UnknownOptionError
+
+_COMMANDS = (generate, chat, score, save, demo, doctor)
+_DESCRIPTION = "Steer a frozen base model at decode time by the difference of a small tuned and untuned pair."
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise OptionError with argparse's sentence."""
+        raise OptionError(f"{message.rstrip('.')}: see `{self.prog} --help`.")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the command's arguments; `run` in them is the command itself.
+
+    Raises:
+        OptionError: A value that cannot be read, or something missing.
+        UnknownOptionError: An option that does not exist.
+    """
+    parser, commands = _parser()
+    found, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise UnknownOptionError(_unknown_text(unknown[0], commands[found.command]))
+    return found
+
+
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    parser = Parser(
+        prog="proxytune",
+        description=_DESCRIPTION,
+        epilog="`proxytune COMMAND --help` shows a command's options, with an example.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"proxytune {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    found = {}
+    for module in _COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=f"example:\n{module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        command.add_argument("--debug", action="store_true", help="show tracebacks and other libraries' messages")
+        command.set_defaults(run=module.run)
+        found[name] = command
+    return parser, found
+
+
+def _unknown_text(option: str, command: Parser) -> str:
+    known = [name for action in command._actions for name in action.option_strings]
+    near = difflib.get_close_matches(option.partition("=")[0], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"see `{command.prog} --help`."
+    return f"unknown option {option!r}: {hint}"
+
+
+def _version() -> str:
+    try:
+        return metadata.version("proxytune")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,206 @@
+"""The options that name base, expert and anti and say how each is loaded, shared by all commands."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxytune.cli.stderr import note
+from proxytune.errors import OptionError, ProxyTuneError, RoleError
+from proxytune.options import check_alpha
+from proxytune.prompts import TEMPLATES, PromptFormat
+
+if TYPE_CHECKING:
+    from proxytune.generator import ProxyGenerator
+    from proxytune.roles import Pair, Role
+
+ROLES = ("base", "expert", "anti")
+_SETTINGS = ("dtype", "device_map", "quantization", "revision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleChoice:
+    """The roles the user chose, checked as far as can be without loading them.
+
+    Attributes:
+        base: M.
+        pairs: M+ and M− with their strength, each a `Role`.
+        formats: `base_prompt`, `expert_prompt` and `anti_prompt`.
+        tokenizer: In place of the roles' own, if any.
+        eos_token_ids: Likewise.
+        is_bundled: Whether it is the trio that comes with the package, because none was named.
+    """
+
+    base: "Role"
+    pairs: tuple["Pair", ...]
+    formats: Mapping[str, str]
+    tokenizer: str | None = None
+    eos_token_ids: tuple[int, ...] | None = None
+    is_bundled: bool = False
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The strength of each pair."""
+        return tuple(pair.alpha for pair in self.pairs)
+
+    def load(self) -> "ProxyGenerator":
+        """Load the roles."""
+        from proxytune.generator import ProxyGenerator
+
+        return ProxyGenerator(
+            base=self.base,
+            pairs=self.pairs,
+            tokenizer=self.tokenizer,
+            eos_token_ids=self.eos_token_ids,
+            **self.formats,  # type: ignore[arg-type]
+        )
+
+
+def add_role_arguments(command: argparse.ArgumentParser, *, has_model: bool = True, has_formats: bool = True) -> None:
+    """Add the options; without `has_model` a proxy folder cannot be named."""
+    group = command.add_argument_group(
+        "roles", "hub ids or folders; with none given, the trio that comes with proxytune"
+    )
+    group.add_argument("--base", metavar="MODEL", help="M: the model to steer")
+    group.add_argument("--expert", metavar="MODEL", help="M+: the small tuned model, or a peft adapter over the anti")
+    group.add_argument("--anti", metavar="MODEL", help="M-: the small model before tuning")
+    if has_model:
+        group.add_argument("--model", metavar="FOLDER", help="in place of the three: what `proxytune save` wrote")
+    group.add_argument("--alpha", type=float, metavar="NUMBER", help="strength of steering (1.0; 0 is the base alone)")
+    group.add_argument("--tokenizer", metavar="MODEL", help="for all roles, where the models come without")
+    if has_formats:
+        known = ", ".join(["raw", "chat", *TEMPLATES])
+        formats = command.add_argument_group("prompt formats", f"{known}, or a text with {{prompt}} in it")
+        for role in ROLES:
+            formats.add_argument(f"--{role}-prompt", metavar="FORMAT", help=f"how the {role} reads prompts")
+    _add_loading(command.add_argument_group("loading", "for all roles, or for one, as in --base-dtype"))
+
+
+def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleChoice:
+    """Return the roles the arguments name; `raw_format` is the format of roles for which nothing else was said.
+
+    Raises:
+        RoleError: One is missing, or both a proxy folder and roles were given.
+        OptionError: A setting out of range.
+        PromptFormatError: An unknown format.
+    """
+    from proxytune.roles import Pair, Role
+
+    if args.alpha is not None:
+        check_alpha(args.alpha)
+    given = [role for role in ROLES if getattr(args, role)]
+    folder = getattr(args, "model", None)
+    if folder and given:
+        raise RoleError(f"--model and --{given[0]} were both given: a proxy folder names all three roles, so pass one.")
+    if folder:
+        return _from_folder(args, folder, raw_format)
+    sources, is_bundled = {role: getattr(args, role) for role in given}, not given
+    if is_bundled:
+        from proxytune.demo import trio_path
+
+        sources = {role: str(trio_path() / role) for role in ROLES}
+        note("no roles were named: this is the tiny trio that comes with proxytune.")
+    missing = next((role for role in ROLES if role not in sources), None)
+    if missing:
+        raise RoleError(f"{missing} is missing: pass --{missing} with a hub id or a folder.")
+    base, expert, anti = (Role(sources[role], **_settings(args, role)) for role in ROLES)
+    return RoleChoice(
+        base=base,
+        pairs=(Pair(expert, anti, 1.0 if args.alpha is None else args.alpha),),
+        formats=_formats(args, {}, raw_format),
+        tokenizer=args.tokenizer,
+        is_bundled=is_bundled,
+    )
+
+
+def _add_loading(group: Any) -> None:
+    whole = group.add_mutually_exclusive_group()
+    whole.add_argument("--quantization", metavar="BITS", help="4bit or 8bit: load the weights so (bitsandbytes)")
+    for bits in ("8bit", "4bit"):
+        text = f"short for --quantization {bits}"
+        whole.add_argument(f"--load-in-{bits}", dest="quantization", action="store_const", const=bits, help=text)
+    group.add_argument("--dtype", help="float32, float16, bfloat16 or auto (as stored; the default)")
+    group.add_argument("--device-map", type=_device_map, help="as in transformers: auto, cuda:1, cpu, or a JSON object")
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    for role in ROLES:
+        group.add_argument(f"--{role}-quantization", help=argparse.SUPPRESS)
+        group.add_argument(f"--{role}-dtype", help=argparse.SUPPRESS)
+        group.add_argument(f"--{role}-device-map", type=_device_map, help=argparse.SUPPRESS)
+        group.add_argument(f"--{role}-revision", help=argparse.SUPPRESS)
+    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the models")
+    group.add_argument(
+        "--trust-adapter-base",
+        action="store_true",
+        help="take an adapter as the expert although it names another base than the anti (its folder moved)",
+    )
+
+
+def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> RoleChoice:
+    from proxytune.hf.loading import load_config
+    from proxytune.roles import Pair, Role, load_tokenizer
+
+    try:
+        config = load_config(folder)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ProxyTuneError):
+            raise
+        reason = " ".join(str(error).split())
+        raise RoleError(f"the config.json of {folder!r} cannot be read: {reason[:300]}") from error
+    pairs = []
+    for number, entry in enumerate(config.pairs or []):
+        expert, anti = (Role(**{**entry[role], **_settings(args, role)}) for role in ("expert", "anti"))
+        own = {key: None if getattr(args, key, None) else entry.get(key) for key in ("expert_prompt", "anti_prompt")}
+        pairs.append(Pair(expert, anti, config.alphas[number] if args.alpha is None else args.alpha, **own))
+    stored = {f"{role}_prompt": getattr(config, f"{role}_prompt") for role in ROLES}
+    has_tokenizer = load_tokenizer(Role(folder)) is not None
+    return RoleChoice(
+        base=Role(**{**(config.base or {}), **_settings(args, "base")}),
+        pairs=tuple(pairs),
+        formats=_formats(args, stored, raw_format),
+        tokenizer=args.tokenizer or (folder if has_tokenizer else None),
+        eos_token_ids=_stored_eos(Path(folder)),
+    )
+
+
+def _settings(args: argparse.Namespace, role: str) -> dict[str, Any]:
+    """Return what was said about loading this role: its own word first, then the one for all."""
+    found = {}
+    for name in _SETTINGS:
+        own = getattr(args, f"{role}_{name}")
+        value = own if own is not None else getattr(args, name)
+        if value is not None:
+            found[name] = value
+    flags = {"trust_remote_code": args.trust_remote_code}
+    if role == "expert":
+        flags["trust_adapter_base"] = args.trust_adapter_base
+    return found | flags
+
+
+def _formats(args: argparse.Namespace, stored: Mapping[str, str], raw_format: str) -> dict[str, str]:
+    found = {}
+    for role in ROLES:
+        key = f"{role}_prompt"
+        name = getattr(args, key, None) or stored.get(key, "raw")
+        is_open = name == "raw" and getattr(args, key, None) is None
+        found[key] = PromptFormat(raw_format if is_open else name).name
+    return found
+
+
+def _stored_eos(folder: Path) -> tuple[int, ...] | None:
+    """Return the ids that end a text as the proxy folder states them."""
+    path = folder / "generation_config.json"
+    ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    if ids is None:
+        return None
+    return tuple(ids) if isinstance(ids, list) else (ids,)
+
+
+def _device_map(text: str) -> Any:
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise OptionError(f"the device map {text!r} is not a JSON object: {error}.") from error
+    return int(text) if text.isdecimal() else text

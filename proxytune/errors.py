@@ -1,0 +1,53 @@
+"""The errors a user can cause: one tree, each also the builtin it stands for."""
+
+
+class ProxyTuneError(Exception):
+    """Root of every error this package raises on purpose; its text is one sentence with the way out."""
+
+
+class InputError(ProxyTuneError, ValueError):
+    """A prompt, a file row or a path that cannot be used."""
+
+
+class OptionError(ProxyTuneError, ValueError):
+    """An option whose value is outside what it may be."""
+
+
+class UnknownOptionError(ProxyTuneError, TypeError):
+    """An option that does not exist."""
+
+
+class RoleError(ProxyTuneError, ValueError):
+    """A base, expert or anti that is missing or does not fit the others."""
+
+
+class RoleNotFoundError(RoleError, FileNotFoundError):
+    """A role whose folder or weights are not there."""
+
+
+class VocabularyError(ProxyTuneError, ValueError):
+    """Roles that do not share token ids."""
+
+
+class PromptFormatError(ProxyTuneError, ValueError):
+    """A prompt format that is unknown, or that cannot render the prompt."""
+
+
+class ContextLengthError(ProxyTuneError, ValueError):
+    """A prompt longer than a role can read."""
+
+
+class RuntimeUnsupportedError(ProxyTuneError, ValueError):
+    """Something this runtime cannot do; the text names one that can."""
+
+
+class OutputError(ProxyTuneError, OSError):
+    """An output that cannot be written."""
+
+
+class DependencyError(ProxyTuneError, ImportError):
+    """An optional package that is needed and missing."""
+
+
+class ProxyTuneWarning(UserWarning):
+    """Something went on differently from what was asked, without loss."""

@@ -1,0 +1,361 @@
+"""ProxyGenerator: prompts in, steered completions out."""
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from tqdm import tqdm
+
+from proxytune.completion import Completion, Request, Row, Score
+from proxytune.detokenize import TextStream
+from proxytune.errors import ContextLengthError, OptionError, OutputError, RoleError, UnknownOptionError
+from proxytune.hf.configuration import ProxyTunedConfig
+from proxytune.hf.loading import build_composite, config_of, load_composite, load_config, roles_of
+from proxytune.hf.modeling import ProxyTunedForCausalLM
+from proxytune.hf.runtime import HfRuntime
+from proxytune.options import GenerationOptions, OptionKwargs, check_alpha
+from proxytune.prompts import Prompt, PromptFormat
+from proxytune.requests import RequestBuilder, RoleReader, as_continuations, as_prompts
+from proxytune.roles import Pair, Role, load_tokenizer
+from proxytune.vocabulary import shared_size
+
+
+class ProxyGenerator:
+    """A base model steered at decode time by small tuned and untuned models.
+
+    Attributes:
+        model: The composite, an ordinary transformers causal LM (`ProxyTunedForCausalLM`).
+        tokenizer: The base's tokenizer.
+        eos_token_ids: Ids that end a completion: those of all roles together unless given.
+    """
+
+    def __init__(
+        self,
+        base: Any = None,
+        expert: Any = None,
+        anti: Any = None,
+        *,
+        pairs: Sequence[Pair] | None = None,
+        alpha: float = 1.0,
+        base_prompt: str = "raw",
+        expert_prompt: str = "raw",
+        anti_prompt: str = "raw",
+        dtype: Any = None,
+        device_map: Any = None,
+        quantization: Any = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        tokenizer: Any = None,
+        eos_token_ids: Sequence[int] | None = None,
+    ) -> None:
+        """Load the roles and check that they share a vocabulary.
+
+        Args:
+            base: M, as hub id, folder, loaded model, or `Role` for settings of its own.
+            expert: M+, likewise, or a peft adapter over the anti.
+            anti: M−, likewise.
+            pairs: In place of expert and anti: several pairs, whose differences add up.
+            alpha: Strength for the one pair of `expert` and `anti`.
+            base_prompt: How the base reads prompts: raw, chat, a named format, or a text with `{prompt}` in it.
+            expert_prompt: How the expert does.
+            anti_prompt: How the anti does.
+            dtype: For every role that sets none; None is what the weights are stored in.
+            device_map: Likewise; None is the first GPU, or the CPU.
+            quantization: Likewise: "4bit" or "8bit".
+            revision: Likewise.
+            trust_remote_code: Likewise; off unless asked for.
+            tokenizer: For all roles, where the models come without: folder, hub id or object.
+            eos_token_ids: In place of the roles' own.
+
+        Raises:
+            RoleError: A role is missing, cannot be loaded, or does not fit.
+            VocabularyError: The roles do not share token ids.
+            OptionError: α or another setting is out of range.
+        """
+        defaults = {
+            "dtype": dtype,
+            "device_map": device_map,
+            "quantization": quantization,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+        found = _pairs(expert, anti, pairs, alpha)
+        base_role = Role.of(base, "base", **defaults)
+        roles = [(Role.of(pair.expert, "expert", **defaults), Role.of(pair.anti, "anti", **defaults)) for pair in found]
+        formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
+        for name in (*formats.values(), *(name for pair in found for name in (pair.expert_prompt, pair.anti_prompt))):
+            PromptFormat(name or "raw")
+        config = config_of(base_role, found, roles, formats)
+        self._set_up(base_role, roles, build_composite(base_role, roles, config), tokenizer, eos_token_ids)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        alpha: float | Sequence[float] | None = None,
+        base_prompt: str | None = None,
+        expert_prompt: str | None = None,
+        anti_prompt: str | None = None,
+        dtype: Any = None,
+        device_map: Any = None,
+        quantization: Any = None,
+        trust_remote_code: bool = False,
+        tokenizer: Any = None,
+    ) -> "ProxyGenerator":
+        """Load what `save_pretrained` wrote; what is given here takes the place of what is stored.
+
+        Args:
+            folder: The proxy folder.
+            alpha: One number, or one per pair.
+            base_prompt: Format of the base.
+            expert_prompt: Format of the experts that have none of their own.
+            anti_prompt: Format of the antis that have none of their own.
+            dtype: For every role.
+            device_map: For every role, as in transformers.
+            quantization: For every role.
+            trust_remote_code: Never stored, so it must be asked for again.
+            tokenizer: In place of the one in the folder.
+
+        Raises:
+            RoleNotFoundError: No proxy folder there, or a role it names is gone.
+        """
+        config = load_config(folder)
+        formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
+        for name, value in formats.items():
+            if value is not None:
+                setattr(config, name, PromptFormat(value).name)
+        if alpha is not None:
+            _replace_alphas(config, alpha)
+        settings = {"dtype": dtype, "device_map": device_map, "quantization": quantization}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        if trust_remote_code:
+            settings["trust_remote_code"] = True
+        base, roles = roles_of(config, **settings)
+        model = load_composite(folder, config=config, **settings)
+        own = tokenizer if tokenizer is not None else load_tokenizer(Role(str(folder)))
+        eos = model.generation_config.eos_token_id if (Path(folder) / "generation_config.json").is_file() else None
+        generator = cls.__new__(cls)
+        generator._set_up(base, roles, model, own, [eos] if isinstance(eos, int) else eos)
+        return generator
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a proxy folder: it names the roles, α and formats, and holds the tokenizer, but no weights.
+
+        Raises:
+            RoleError: A role was passed as a loaded model that has no folder or hub id.
+            OutputError: The folder cannot be written.
+        """
+        try:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(str(folder))
+        except OSError as error:
+            raise OutputError(f"cannot write the proxy folder {str(folder)!r}: {error.strerror or error}.") from error
+
+    def generate(self, prompts: Prompt | Iterable[Prompt], **options: Unpack[OptionKwargs]) -> list[Completion]:
+        """Return the completions of all prompts, in their order.
+
+        Args:
+            prompts: A prompt or several; a prompt is a string, a list of chat messages, or a list of token ids.
+            **options: See `GenerationOptions`.
+
+        Raises:
+            InputError: No prompt, or one that cannot be read.
+            OptionError: An option out of range.
+            UnknownOptionError: An option that does not exist.
+            ContextLengthError: A prompt longer than a role's context.
+        """
+        found = sorted(self.generate_as_done(prompts, **options), key=lambda done: (done.index, done.sequence))
+        return list(found)
+
+    def generate_as_done(
+        self, prompts: Prompt | Iterable[Prompt], **options: Unpack[OptionKwargs]
+    ) -> Iterator[Completion]:
+        """Yield completions batch by batch, as they are done; `index` tells which prompt each belongs to.
+
+        For long runs: what has been yielded can be stored at once. Arguments and errors as in `generate`.
+        """
+        checked = GenerationOptions.from_kwargs(options)
+        given = as_prompts(prompts)
+        requests = self._builder.for_generation(given, checked)
+        bar = tqdm(total=len(requests), disable=not checked.progress, unit="row", desc="generate")
+        return self._run(given, requests, checked, bar)
+
+    def stream(self, prompt: Prompt, **options: Unpack[OptionKwargs]) -> Generator[str, None, Completion]:
+        """Yield the completion's text as it comes; the generator's return value is the `Completion`.
+
+        `completion = yield from gen.stream(…)` has it, as has `StopIteration.value`. Closing the generator ends the
+        work. Arguments and errors as in `generate`, for one prompt, one sequence.
+        """
+        checked = GenerationOptions.from_kwargs(options)
+        if checked.num_beams > 1 or checked.num_return_sequences > 1 or checked.logprobs is not None:
+            raise OptionError("stream yields one sampled or greedy text: use generate for beams, several, or logprobs.")
+        [request] = self._builder.for_generation([prompt], checked)
+        return self._stream(prompt, request, checked)
+
+    def room(self, prompt: Prompt) -> int:
+        """Return how many tokens every role can still read behind a prompt; 0 when it is already too long.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        try:
+            [request] = self._builder.for_generation([prompt], GenerationOptions(max_new_tokens=2**31))
+        except ContextLengthError:
+            return 0
+        return request.max_new_tokens
+
+    def score(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        continuations: str | Sequence[int] | Iterable[str | Sequence[int]],
+        *,
+        alpha: Any = None,
+        batch_size: int = 16,
+    ) -> list[Score]:
+        """Return the log-probabilities of each continuation after its prompt, under the combined distribution.
+
+        Text is tokenised together with the base's prompt and split behind it, as lm-evaluation-harness does; the same
+        token ids then follow every role's prompt.
+
+        Args:
+            prompts: One or several, as in `generate`.
+            continuations: One per prompt: text, or token ids.
+            alpha: As in `generate`.
+            batch_size: Most rows in one batch.
+        """
+        done = self.score_as_done(prompts, continuations, alpha=alpha, batch_size=batch_size)
+        return [score for _, score in sorted(done, key=lambda item: item[0])]
+
+    def score_as_done(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        continuations: str | Sequence[int] | Iterable[str | Sequence[int]],
+        *,
+        alpha: Any = None,
+        batch_size: int = 16,
+    ) -> Iterator[tuple[int, Score]]:
+        """Yield the place of a prompt and its score, batch by batch; every row is checked before the first runs.
+
+        Arguments and errors as in `score`.
+        """
+        requests = self._builder.for_scoring(as_prompts(prompts), as_continuations(continuations), alpha)
+        return ((request.index, score) for request, score in self._runtime.score(requests, batch_size))
+
+    def _set_up(
+        self,
+        base: Role,
+        roles: Sequence[tuple[Role, Role]],
+        model: ProxyTunedForCausalLM,
+        tokenizer: Any,
+        eos_token_ids: Sequence[int] | None,
+    ) -> None:
+        """Settle tokenizers, vocabulary and special ids around a built composite."""
+        self.model = model
+        sources = {"base": base}
+        for number, (expert, anti) in enumerate(roles):
+            suffix = "" if len(roles) == 1 else f"_{number + 1}"
+            sources |= {f"expert{suffix}": expert, f"anti{suffix}": anti}
+        own = {name: found for name, role in sources.items() if (found := load_tokenizer(role)) is not None}
+        shared = load_tokenizer(Role(str(tokenizer))) if isinstance(tokenizer, str | Path) else tokenizer
+        self.tokenizer: Any = shared if shared is not None else own.get("base")
+        if self.tokenizer is None:
+            raise RoleError("the base comes without a tokenizer: pass tokenizer= with a folder, a hub id or an object.")
+        widths = {role.name: role.logits_width for role in model.roles}
+        given = {} if shared is None else {"tokenizer": shared}
+        model.config.vocab_size = shared_size({**given, **own}, widths)
+        if eos_token_ids is None:
+            configured = model.generation_config.eos_token_id or []
+            ids = [*configured, *(found.eos_token_id for found in own.values()), self.tokenizer.eos_token_id]
+            eos_token_ids = [index for index in ids if index is not None and index < model.config.vocab_size]
+        unknown = [index for index in eos_token_ids if not 0 <= index < model.config.vocab_size]
+        if unknown:
+            raise OptionError(
+                f"eos_token_ids has {unknown[0]}, but the shared ids go from 0 to {model.config.vocab_size - 1}."
+            )
+        self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
+        pad = model.generation_config.pad_token_id
+        pad = pad if pad is not None and 0 <= pad < model.config.vocab_size else 0
+        model.generation_config.eos_token_id = list(self.eos_token_ids) or None
+        model.generation_config.pad_token_id = pad
+        readers = [
+            RoleReader(
+                role.name,
+                PromptFormat(role.prompt_format),
+                own.get(role.name, self.tokenizer),
+                role.max_context,
+                role.logits_width,
+            )
+            for role in model.roles
+        ]
+        self._builder = RequestBuilder(readers, model.config.vocab_size, model.config.alphas)
+        self._runtime = HfRuntime(model, self.tokenizer, self.eos_token_ids, pad)
+
+    def _run(
+        self, prompts: Sequence[Prompt], requests: Sequence[Request], options: GenerationOptions, bar: Any
+    ) -> Iterator[Completion]:
+        with bar:
+            for request, rows in self._runtime.generate(requests, options):
+                for offset, row in enumerate(rows):
+                    yield _completion(prompts[request.index], request, row, request.sequence + offset)
+                bar.update()
+
+    def _stream(self, prompt: Prompt, request: Request, options: GenerationOptions) -> Generator[str, None, Completion]:
+        text = TextStream(self.tokenizer, options.stop, before=request.role_ids[0][-1])
+        ends = () if options.ignore_eos else self.eos_token_ids
+        token_ids: list[int] = []
+        started = time.perf_counter()
+        first_token_at = started
+        for token_id in self._runtime.stream(request, options):
+            token_ids.append(token_id)
+            if len(token_ids) == 1:
+                first_token_at = time.perf_counter()
+            if token_id not in ends and (piece := text.push(token_id)):
+                yield piece
+        if piece := text.finish():
+            yield piece
+        row = self._runtime.row(
+            token_ids,
+            request,
+            options,
+            seconds=time.perf_counter() - started,
+            first_token_seconds=first_token_at - started,
+        )
+        return _completion(prompt, request, row, request.sequence)
+
+
+def _pairs(expert: Any, anti: Any, pairs: Sequence[Pair] | None, alpha: float) -> list[Pair]:
+    if pairs is None:
+        Role.of(expert, "expert")
+        Role.of(anti, "anti")
+        return [Pair(expert, anti, check_alpha(alpha))]
+    if expert is not None or anti is not None:
+        raise UnknownOptionError("pass either expert and anti, or pairs, not both.")
+    if alpha != 1.0:
+        raise UnknownOptionError(f"alpha={alpha!r} with pairs: write it into each Pair(expert, anti, alpha).")
+    if not pairs:
+        raise RoleError("pairs is empty: pass at least one Pair(expert, anti).")
+    return list(pairs)
+
+
+def _replace_alphas(config: ProxyTunedConfig, alpha: float | Sequence[float]) -> None:
+    pairs = config.pairs or []
+    alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(pairs)
+    if len(alphas) != len(pairs):
+        raise OptionError(f"alpha lists {len(alphas)} numbers for {len(pairs)} pair(s): pass one number per pair.")
+    for pair, value in zip(pairs, alphas, strict=True):
+        pair["alpha"] = check_alpha(value)
+
+
+def _completion(prompt: Prompt, request: Request, row: Row, sequence: int) -> Completion:
+    return Completion(
+        prompt=prompt,
+        text=row.text,
+        token_ids=row.token_ids,
+        finish_reason=row.finish_reason,
+        logprobs=row.logprobs,
+        timing=row.timing,
+        index=request.index,
+        sequence=sequence,
+    )

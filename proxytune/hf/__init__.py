@@ -1,0 +1,1 @@
+"""Runtime 1: the composite as an ordinary transformers model."""

@@ -1,0 +1,48 @@
+"""The proxy folder's config.json: which models, how strong, in which prompt formats; it holds no weights."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from proxytune.options import check_alpha
+
+
+class ProxyTunedConfig(PreTrainedConfig):
+    """What a composite is made of.
+
+    Attributes:
+        base: The base role: `{"source": hub id or folder}`, and optionally dtype, quantization, revision.
+        pairs: One entry per pair: `{"expert": role, "anti": role, "alpha": number}`, and optionally `expert_prompt` and
+            `anti_prompt` overriding the formats below.
+        base_prompt: Prompt format of the base.
+        expert_prompt: Prompt format of the experts.
+        anti_prompt: Prompt format of the antis.
+        vocab_size: Number of token ids all roles share; logits are cut to it. None until the roles are loaded.
+        max_position_embeddings: Context of the shortest role, None if no role states one.
+        num_hidden_layers: Layers of all roles together.
+        hidden_size: Width of the base.
+    """
+
+    model_type = "proxytune"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - transformers' own name and form
+
+    base: dict[str, Any] | None = None
+    pairs: list[dict[str, Any]] | None = None
+    base_prompt: str = "raw"
+    expert_prompt: str = "raw"
+    anti_prompt: str = "raw"
+    vocab_size: int | None = None
+    max_position_embeddings: int | None = None
+    num_hidden_layers: int | None = None
+    hidden_size: int | None = None
+    tie_word_embeddings: bool = False
+
+    def prompt_formats(self, pair: int) -> tuple[str, str]:
+        """Return the formats of the expert and the anti of one pair."""
+        entry = (self.pairs or [])[pair]
+        return entry.get("expert_prompt") or self.expert_prompt, entry.get("anti_prompt") or self.anti_prompt
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The strength of each pair."""
+        return tuple(check_alpha(pair.get("alpha", 1.0)) for pair in self.pairs or [])

@@ -1,0 +1,207 @@
+"""From roles to a composite and back: loading every distinct model once, and the proxy folder."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from proxytune.errors import RoleError, RoleNotFoundError
+from proxytune.hf.configuration import ProxyTunedConfig
+from proxytune.hf.modeling import ProxyTunedForCausalLM
+from proxytune.hf.role import Adapted
+from proxytune.options import check_alpha
+from proxytune.roles import Pair, Role, load_adapter, load_model, require_files
+
+_STORED = ("dtype", "quantization", "revision", "trust_adapter_base")
+_GIVEN = ("dtype", "device_map", "quantization", "trust_remote_code")
+_PAIR = ("expert", "anti")
+
+
+def build_composite(
+    base: Role,
+    pairs: Sequence[tuple[Role, Role]],
+    config: ProxyTunedConfig,
+) -> ProxyTunedForCausalLM:
+    """Return the composite of these roles; equal roles are loaded once.
+
+    Order of loading is base, expert, anti, so that the largest model gets the memory first.
+    """
+    _require_all(base, pairs)
+    loaded: dict[Any, Any] = {}
+    wrappers: dict[int, Any] = {}
+    base_model = _load_once(base, "base", loaded)
+    models = []
+    for number, (expert, anti) in enumerate(pairs):
+        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
+        if not expert.is_adapter:
+            expert_model = _load_once(expert, f"expert{suffix}", loaded)
+            models.append((expert_model, _load_once(anti, f"anti{suffix}", loaded)))
+            continue
+        anti_model = _load_once(anti, f"anti{suffix}", loaded)
+        peft_model, adapter_name = load_adapter(
+            expert, f"expert{suffix}", anti_model, anti, wrappers.get(id(anti_model))
+        )
+        wrappers[id(anti_model)] = peft_model
+        models.append((Adapted(peft_model, adapter_name), anti_model))
+    composite = ProxyTunedForCausalLM(config, base_model, models)
+    composite.generation_config = _merged_generation_config(composite)
+    return composite
+
+
+def config_of(
+    base: Role, pairs: Sequence[Pair], roles: Sequence[tuple[Role, Role]], formats: Mapping[str, str]
+) -> ProxyTunedConfig:
+    """Return the config that names these roles, with checked strengths."""
+    entries = []
+    for pair, (expert, anti) in zip(pairs, roles, strict=True):
+        entry = {"expert": stored(expert), "anti": stored(anti), "alpha": check_alpha(pair.alpha)}
+        overrides = {"expert_prompt": pair.expert_prompt, "anti_prompt": pair.anti_prompt}
+        entries.append(entry | {key: value for key, value in overrides.items() if value is not None})
+    return ProxyTunedConfig(base=stored(base), pairs=entries, **formats)
+
+
+def stored(role: Role) -> dict[str, Any]:
+    """Return what a proxy folder keeps of a role: never trust_remote_code, nor where it was placed."""
+    entry: dict[str, Any] = {"source": role.name_or_path}
+    for key in _STORED:
+        value = getattr(role, key)
+        if isinstance(value, torch.dtype):
+            value = str(value).removeprefix("torch.")
+        elif hasattr(value, "to_dict"):
+            value = value.to_dict()
+        if value:
+            entry[key] = value
+    return entry
+
+
+def load_config(folder: Any, config: ProxyTunedConfig | None = None) -> ProxyTunedConfig:
+    """Return the config of a proxy folder (or the one given in its place), with the folders it names made absolute.
+
+    Raises:
+        RoleNotFoundError: No proxy folder there.
+        RoleError: It names no base and pairs, or something else besides.
+        OptionError: An α is no finite number.
+    """
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise RoleNotFoundError(f"{str(path)!r} is no proxy folder (no config.json): make one with save_pretrained.")
+    config = ProxyTunedConfig.from_pretrained(str(path)) if config is None else copy.deepcopy(config)
+    if not config.base or not config.pairs:
+        raise RoleError(f"{str(path / 'config.json')!r} names no base and pairs: it is not a proxy folder.")
+    if not _is_well_formed(config):
+        raise RoleError(
+            f"{str(path / 'config.json')!r}: base, and expert and anti of each pair, need a source, "
+            f"and may have {', '.join(_STORED)}, nothing else: write it with save_pretrained."
+        )
+    _ = config.alphas
+    for entry in _role_entries(config):
+        source = path / entry["source"]
+        if not Path(entry["source"]).is_absolute() and source.exists():
+            entry["source"] = str(source.resolve())
+    return config
+
+
+def load_composite(folder: Any, *, config: ProxyTunedConfig | None = None, **kwargs: Any) -> ProxyTunedForCausalLM:
+    """Return the composite a proxy folder names; `kwargs` go to every role's `from_pretrained`."""
+    config = load_config(folder, config)
+    if config._attn_implementation is not None:
+        kwargs.setdefault("attn_implementation", config._attn_implementation)
+    role_fields = {key: kwargs.pop(key) for key in _GIVEN if key in kwargs}
+    for internal in ("adapter_kwargs", "_from_auto", "_commit_hash", "generation_config"):
+        kwargs.pop(internal, None)
+    base, pairs = roles_of(config, **role_fields, model_kwargs=kwargs)
+    composite = build_composite(base, pairs, config)
+    if (Path(folder) / "generation_config.json").is_file():
+        composite.generation_config = GenerationConfig.from_pretrained(str(folder))
+    composite.name_or_path = config.name_or_path = str(folder)
+    return composite
+
+
+def roles_of(config: ProxyTunedConfig, **defaults: Any) -> tuple[Role, list[tuple[Role, Role]]]:
+    """Return the roles a config names; `defaults` fill (dtype: replace) what it leaves open."""
+    given = {key: value for key, value in defaults.items() if value is not None}
+    base = Role(**{**(config.base or {}), **given})
+    pairs = [(Role(**{**pair["expert"], **given}), Role(**{**pair["anti"], **given})) for pair in config.pairs or []]
+    return base, pairs
+
+
+def save_composite(composite: ProxyTunedForCausalLM, folder: Any) -> None:
+    """Write config.json and generation_config.json; folders below the proxy folder are named relative to it."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    config = ProxyTunedConfig(**{**composite.config.to_dict()})
+    for entry in _role_entries(config):
+        if not entry["source"]:
+            raise RoleError(
+                "a role was passed as a loaded model without a name: save that model to a folder and pass the folder."
+            )
+        source = Path(entry["source"])
+        if source.exists():
+            is_below = source.resolve().is_relative_to(path.resolve())
+            entry["source"] = os.path.relpath(source.resolve(), path.resolve()) if is_below else str(source.resolve())
+    config.save_pretrained(str(path))
+    composite.generation_config.save_pretrained(str(path))
+
+
+def _is_well_formed(config: ProxyTunedConfig) -> bool:
+    """Return whether every role's entry is one; in particular no folder may ask that its code be trusted."""
+    pairs = config.pairs if isinstance(config.pairs, list) else [None]
+    entries = [config.base, *(pair.get(name) if isinstance(pair, dict) else None for pair in pairs for name in _PAIR)]
+    return all(
+        isinstance(entry, dict) and isinstance(entry.get("source"), str) and set(entry) <= {"source", *_STORED}
+        for entry in entries
+    )
+
+
+def _role_entries(config: ProxyTunedConfig) -> list[dict[str, Any]]:
+    return [config.base or {}, *(pair[name] for pair in config.pairs or [] for name in _PAIR)]
+
+
+def _require_all(base: Role, pairs: Sequence[tuple[Role, Role]]) -> None:
+    """Look for every role's files, so that a missing expert is not found after minutes of loading the base."""
+    require_files(base, "base")
+    for expert, anti in pairs:
+        require_files(expert, "expert")
+        require_files(anti, "anti")
+
+
+def _load_once(role: Role, name: str, loaded: dict[Any, Any]) -> Any:
+    key = id(role.source) if role.is_loaded else _settings(role)
+    if key not in loaded:
+        model = load_model(role, name)
+        # A PeftModel's forward hides positions and cache, so the model below it runs, with its adapter on.
+        is_adapted = role.is_loaded and role.is_adapter
+        loaded[key] = Adapted(model, model.active_adapter) if is_adapted else model
+    return loaded[key]
+
+
+def _settings(role: Role) -> str:
+    """Return what makes a role to be loaded another than the next, however its folder and dtype were written."""
+    folder = Path(str(role.source))
+    source = str(folder.resolve()) if folder.exists() else str(role.source)
+    return str({**vars(role), "source": source, "dtype": str(role.dtype).removeprefix("torch.")})
+
+
+def _merged_generation_config(composite: ProxyTunedForCausalLM) -> GenerationConfig:
+    """Return the ids that begin and end a text: those of every role together, sampling defaults of none.
+
+    A base ends documents with one token, its chat expert turns with another; either ends the answer.
+    """
+    ids: list[int] = []
+    for role in composite.roles:
+        for source in (role.model.generation_config, role.config):
+            value = getattr(source, "eos_token_id", None)
+            ids += [] if value is None else value if isinstance(value, list) else [value]
+    eos = [index for index in dict.fromkeys(ids) if index < composite.config.vocab_size]
+    base = composite.base.generation_config
+    pad = base.pad_token_id if base.pad_token_id is not None else composite.roles[0].config.pad_token_id
+    return GenerationConfig(
+        bos_token_id=base.bos_token_id,
+        eos_token_id=eos or None,
+        # Some configs say -1.
+        pad_token_id=pad if pad is not None and pad >= 0 else (eos[0] if eos else 0),
+    )

@@ -1,0 +1,363 @@
+"""The composite: three (or more) causal LMs that are one causal LM, with logits `base + Σ α · (expert − anti)`.
+
+Because it is an ordinary transformers model, `generate` with beams, sampling, assisted decoding, static caches, logits
+processors and streamers works on it unchanged, and so does whatever takes a causal LM.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from proxytune.errors import OptionError, RuntimeUnsupportedError
+from proxytune.hf.cache import CompositeCache, new_cache
+from proxytune.hf.configuration import ProxyTunedConfig
+from proxytune.hf.role import Adapted, RoleModel, RolePrompt
+from proxytune.options import check_alpha
+from proxytune.steering import Alpha, steer_all
+
+_OWN_ARGUMENTS = ("alpha", "role_prompts", "prompt_length", "clamp_positions")
+
+AlphaLike = float | Tensor | Sequence[float] | None
+
+
+class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
+    """A base steered by pairs of experts and antis.
+
+    Attributes:
+        roles: Every distinct role, base first. Pairs that share an anti (or one model under one prompt format) share it
+            here too, with one forward pass and one cache.
+        pair_roles: For each pair the places of its expert and its anti in `roles`.
+    """
+
+    config_class = ProxyTunedConfig
+    main_input_name = "input_ids"
+    base_model_prefix = ""
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: ProxyTunedConfig, base: Any, pairs: Sequence[tuple[Any, Any]]) -> None:
+        """Join loaded models.
+
+        Args:
+            config: Says α and prompt formats; its sizes are filled in here.
+            base: A causal LM.
+            pairs: (expert, anti) causal LMs; an expert may be `Adapted`, and over its anti it shares the weights.
+        """
+        super().__init__(config)
+        # Before the roles come in: it initialises every weight it does not know as loaded, those of adapters too.
+        self.post_init()
+        self.roles, self.pair_roles = _distinct_roles(config, base, pairs)
+        self.models = torch.nn.ModuleList({id(role.model): role.model for role in self.roles}.values())
+        width = min(role.logits_width for role in self.roles)
+        config.vocab_size = min(config.vocab_size or width, width)
+        contexts = [role.max_context for role in self.roles if role.max_context is not None]
+        config.max_position_embeddings = min(contexts, default=None)
+        config.num_hidden_layers = sum(role.config.num_hidden_layers for role in self.roles)
+        config.hidden_size = self.roles[0].config.hidden_size
+        config.architectures = [type(self).__name__]
+        self.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load the roles that a proxy folder names; keyword arguments go to each role's own `from_pretrained`."""
+        from proxytune.hf.loading import load_composite
+
+        return load_composite(pretrained_model_name_or_path, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write the proxy folder: config and generation config, no weights.
+
+        Raises:
+            RoleError: A role was passed as a loaded model that was never saved, so there is nothing to refer to.
+        """
+        from proxytune.hf.loading import save_composite
+
+        save_composite(self, save_directory)
+
+    @property
+    def base(self) -> Any:
+        """The base model."""
+        return self.roles[0].model
+
+    @property
+    def device(self) -> torch.device:
+        """Where input goes and logits come out: the base's device."""
+        return self.roles[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The base's dtype; logits are float32 whatever it is."""
+        dtype: torch.dtype = self.base.dtype
+        return dtype
+
+    def get_input_embeddings(self) -> Any:
+        """Return the base's embedding, for tools that look at its size."""
+        return self.base.get_input_embeddings()
+
+    def get_output_embeddings(self) -> None:
+        """Return None: no single head makes these logits."""
+        return
+
+    def new_cache(self, implementation: str | None = None, max_lengths: Sequence[int] = ()) -> CompositeCache:
+        """Return an empty cache for `past_key_values`; arguments as in `proxytune.hf.cache.new_cache`."""
+        return new_cache([role.config for role in self.roles], implementation, max_lengths)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: CompositeCache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        labels: Tensor | None = None,
+        alpha: AlphaLike = None,
+        role_prompts: Sequence[RolePrompt | None] | None = None,
+        role_inputs: Sequence[dict[str, Any] | None] | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return the combined logits, float32, `[B, T', vocab_size]`.
+
+        Args:
+            input_ids: `[B, T]`, tokens behind what the cache holds.
+            attention_mask: `[B, past + T]`; None when nothing is padded.
+            past_key_values: From `new_cache`, or None.
+            use_cache: Make a cache when none is given.
+            logits_to_keep: Only the last so many positions; 0 keeps all.
+            labels: `[B, T]`, −100 where not counted; adds the mean next-token loss.
+            alpha: None for the config's; a number, `[B]`, one number per pair, or `[B, pairs]`.
+            role_prompts: Without a cache: what each role reads in place of `input_ids` (None: the same). Right-aligned
+                logits of equal number come from `logits_to_keep`.
+            role_inputs: Ready arguments per role, as `prepare_inputs_for_generation` makes them.
+            **kwargs: What transformers passes to every model and means nothing here (`return_dict`).
+        """
+        alphas = self._alphas(alpha)
+        if role_inputs is None:
+            _refuse(kwargs)
+            if input_ids is None:
+                raise OptionError("forward needs input_ids: pass a tensor [B, T] of token ids.")
+            if past_key_values is None and use_cache:
+                past_key_values = self.new_cache()
+            role_inputs = self._direct_inputs(
+                input_ids, attention_mask, _checked_cache(past_key_values), alphas, role_prompts
+            )
+        logits = self._combined(role_inputs, alphas, logits_to_keep)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels.to(logits.device), vocab_size=logits.shape[-1])
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: CompositeCache | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        role_prompts: Sequence[RolePrompt | None] | None = None,
+        prompt_length: int | None = None,
+        clamp_positions: bool = False,
+        alpha: AlphaLike = None,
+        logits_to_keep: int | Tensor = 1,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Return forward arguments for each role, made by its own class from its prompt and the shared continuation.
+
+        Nothing is carried from step to step: a role's ids are its prompt and everything generated so far, and what of
+        them is new is what its cache lacks. So beams, speculation and chunked input need no case of their own.
+
+        Args:
+            input_ids: `[B, T]`, the base's prompt and the continuation.
+            next_sequence_length: How many of them are new; None for what the cache lacks.
+            past_key_values: The composite's cache.
+            attention_mask: `[B, T]` for the base; None when nothing is padded.
+            is_first_iteration: Whether this is the prompt.
+            role_prompts: A prompt per role (None: the base's).
+            prompt_length: Width of the base's prompt in `input_ids`; needed with `role_prompts`.
+            clamp_positions: Let rows that are finished, but still in the batch, run past their context.
+            alpha: As in `forward`.
+            logits_to_keep: As in `forward`.
+            **kwargs: What else generate carries (`use_cache`).
+        """
+        _refuse(kwargs)
+        cache = _checked_cache(past_key_values)
+        num_new_tokens = None if is_first_iteration or cache is None else next_sequence_length
+        if attention_mask is not None and attention_mask.shape[1] > input_ids.shape[1]:
+            # Only what follows a filled cache was passed, as transformers allows.
+            num_new_tokens = input_ids.shape[1]
+        alphas = self._alphas(alpha)
+        role_inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
+        for place in self._active(alphas):
+            prompt = role_prompts[place] if role_prompts else None
+            ids, mask = _with_prompt(input_ids, attention_mask, prompt, prompt_length)
+            role_inputs[place] = self.roles[place].next_inputs(
+                ids,
+                mask,
+                None if cache is None else cache.views[place],
+                num_new_tokens=num_new_tokens,
+                is_clamped=clamp_positions,
+                is_first_iteration=is_first_iteration,
+            )
+        return {"role_inputs": role_inputs, "past_key_values": cache, "alpha": alpha, "logits_to_keep": logits_to_keep}
+
+    def _combined(
+        self, role_inputs: Sequence[dict[str, Any] | None], alphas: Sequence[Alpha], logits_to_keep: int | Tensor
+    ) -> Tensor:
+        width = self.config.vocab_size
+        logits = [
+            None if inputs is None else role.logits(inputs, logits_to_keep)[..., :width]
+            for role, inputs in zip(self.roles, role_inputs, strict=True)
+        ]
+        pairs = [
+            (logits[expert], logits[anti], alpha)
+            for (expert, anti), alpha in zip(self.pair_roles, alphas, strict=True)
+            if logits[expert] is not None and logits[anti] is not None
+        ]
+        return steer_all(logits[0], pairs)  # type: ignore[arg-type]
+
+    def _direct_inputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: CompositeCache | None,
+        alphas: Sequence[Alpha],
+        role_prompts: Sequence[RolePrompt | None] | None,
+    ) -> list[dict[str, Any] | None]:
+        inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
+        for place in self._active(alphas):
+            prompt = role_prompts[place] if role_prompts else None
+            ids, mask = (input_ids, attention_mask) if prompt is None else (prompt.input_ids, prompt.attention_mask)
+            view = None if cache is None else cache.views[place]
+            inputs[place] = self.roles[place].inputs(ids, mask, view)
+        return inputs
+
+    def _alphas(self, alpha: AlphaLike) -> list[Alpha]:
+        """Return one strength per pair, each a number or `[B]`."""
+        num_pairs = len(self.pair_roles)
+        if alpha is None:
+            return list(self.config.alphas)
+        if isinstance(alpha, Tensor):
+            return [alpha] * num_pairs if alpha.dim() < 2 else list(alpha.unbind(-1))
+        if isinstance(alpha, int | float):
+            return [check_alpha(alpha)] * num_pairs
+        if len(alpha) != num_pairs:
+            raise OptionError(f"alpha lists {len(alpha)} numbers for {num_pairs} pair(s): pass one per pair.")
+        return [check_alpha(value) for value in alpha]
+
+    def _active(self, alphas: Sequence[Alpha]) -> list[int]:
+        """Return the places of the roles that take part: a pair whose α is the number 0 is not run at all."""
+        active = {0}
+        for places, alpha in zip(self.pair_roles, alphas, strict=True):
+            if isinstance(alpha, Tensor) or alpha != 0:
+                active.update(places)
+        return sorted(active)
+
+    def _expand_inputs_for_generation(  # type: ignore[no-untyped-def]
+        self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs
+    ):
+        """Repeat rows for beams; transformers does it for tensors, the prompts of the roles are ours."""
+        prompts = model_kwargs.get("role_prompts")
+        if prompts and expand_size > 1:
+            model_kwargs["role_prompts"] = [prompt and prompt.expanded(expand_size) for prompt in prompts]
+        return super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+
+    def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):  # type: ignore[no-untyped-def]
+        """Keep from an assistant that is a plain model what only the composite understands."""
+        if not isinstance(assistant_model, ProxyTunedForCausalLM):
+            model_kwargs = {key: value for key, value in model_kwargs.items() if key not in _OWN_ARGUMENTS}
+        return super()._get_candidate_generator(model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs)
+
+    def _prepare_cache_for_generation(  # type: ignore[no-untyped-def]
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        """Give generate a composite cache where it would make one for a single model."""
+        if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
+            return super()._prepare_cache_for_generation(
+                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+            )
+        if generation_config.prefill_chunk_size is not None:
+            raise RuntimeUnsupportedError(
+                "prefill_chunk_size is per model: leave it out, or call the roles themselves."
+            )
+        prompt_length = model_kwargs.get("prompt_length")
+        prompts = model_kwargs.get("role_prompts") or [None] * len(self.roles)
+        lengths = [
+            max_cache_length if prompt is None else max_cache_length - prompt_length + prompt.input_ids.shape[1]
+            for prompt in prompts
+        ]
+        cache = self.new_cache(generation_config.cache_implementation, lengths)
+        if generation_config.is_assistant:
+            cache.activate_past_recording()
+        model_kwargs["past_key_values"] = cache
+        return None
+
+
+def _distinct_roles(
+    config: ProxyTunedConfig, base: Any, pairs: Sequence[tuple[Any, Any]]
+) -> tuple[list[RoleModel], list[tuple[int, int]]]:
+    """Return the roles without repetition and, per pair, the places of expert and anti among them."""
+    roles: list[RoleModel] = []
+    # peft injects its layers into the model it adapts, so whoever else runs that model must switch them off.
+    adapted = [model for model in (base, *chain(*pairs)) if isinstance(model, Adapted)]
+    wrappers = {id(entry.peft_model.get_base_model()): entry.peft_model for entry in adapted}
+
+    def place(name: str, model: Any, prompt_format: str) -> int:
+        adapter_name = model.adapter_name if isinstance(model, Adapted) else None
+        inner = model.peft_model.get_base_model() if isinstance(model, Adapted) else model
+        for index, role in enumerate(roles):
+            if (role.model is inner, role.adapter_name, role.prompt_format) == (True, adapter_name, prompt_format):
+                return index
+        roles.append(RoleModel(name, inner, wrappers.get(id(inner)), adapter_name, prompt_format))
+        return len(roles) - 1
+
+    place("base", base, config.base_prompt)
+    places = []
+    for number, (expert, anti) in enumerate(pairs):
+        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
+        expert_format, anti_format = config.prompt_formats(number)
+        expert_place = place(f"expert{suffix}", expert, expert_format)
+        places.append((expert_place, place(f"anti{suffix}", anti, anti_format)))
+    return roles, places
+
+
+def _with_prompt(
+    input_ids: Tensor, attention_mask: Tensor | None, prompt: RolePrompt | None, prompt_length: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return a role's ids and mask: its own prompt, then the continuation that all roles share."""
+    if prompt is None:
+        return input_ids, attention_mask
+    continuation = input_ids[:, prompt_length:].to(prompt.input_ids.device)
+    ids = torch.cat([prompt.input_ids, continuation], dim=1)
+    if prompt.attention_mask is None:
+        return ids, None
+    ones = prompt.attention_mask.new_ones(continuation.shape)
+    return ids, torch.cat([prompt.attention_mask, ones], dim=1)
+
+
+def _checked_cache(cache: Any) -> CompositeCache | None:
+    if cache is None or isinstance(cache, CompositeCache):
+        return cache
+    raise RuntimeUnsupportedError(
+        f"past_key_values is a {type(cache).__name__}, and the composite keeps one cache for all roles: "
+        "pass model.new_cache()."
+    )
+
+
+def _refuse(kwargs: dict[str, Any]) -> None:
+    """Raise for arguments that mean nothing to several models at once."""
+    if kwargs.get("inputs_embeds") is not None:
+        raise RuntimeUnsupportedError(
+            "inputs_embeds cannot be shared: the roles have embeddings of their own; pass input_ids."
+        )
+    for name in ("output_attentions", "output_hidden_states"):
+        if kwargs.get(name):
+            raise RuntimeUnsupportedError(f"{name} is per role: call model.roles[i].model for it.")

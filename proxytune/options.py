@@ -1,0 +1,148 @@
+"""What a call of `generate` may ask for, checked before anything runs."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from proxytune.errors import OptionError, UnknownOptionError
+
+
+class OptionKwargs(TypedDict, total=False):
+    """The keyword arguments of `generate` and `stream`; each is explained in `GenerationOptions`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    num_beams: int
+    length_penalty: float
+    num_return_sequences: int
+    stop: str | Sequence[str]
+    ignore_eos: bool
+    logprobs: int | None
+    seed: int | Sequence[int] | None
+    alpha: Any
+    batch_size: int
+    progress: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """One decoding configuration. Names and meanings are those of vLLM and transformers.
+
+    Attributes:
+        max_new_tokens: Most tokens to generate per row.
+        temperature: 0 is greedy (the default); above 0 samples.
+        top_p: Nucleus in (0, 1]; 1 keeps everything.
+        top_k: Keep the k likeliest; 0 keeps everything.
+        min_p: Drop what is below min_p times the likeliest; 0 keeps everything.
+        repetition_penalty: Above 1 discourages tokens of the prompt (as the base reads it) and the answer.
+        num_beams: Above 1 is beam search (deterministic: temperature must be 0).
+        length_penalty: Exponent on length in beam scores.
+        num_return_sequences: Completions per prompt.
+        stop: Text or texts that end a row; they are not part of its text.
+        ignore_eos: Go on to max_new_tokens whatever comes.
+        logprobs: None for none; k for the chosen token's and the k likeliest ones' log-probabilities under the combined
+            distribution, before temperature and filters.
+        seed: One number, or one per prompt. A row's draws depend on its seed alone, not on the rest of the batch: equal
+            prompts with equal seeds give equal text. None draws seeds from torch's global generator.
+        alpha: Strength of steering: None for the generator's own; a number; or one entry per prompt. With several pairs
+            an entry (or the whole) may also list one number per pair.
+        batch_size: Most rows in one batch; halved by itself when memory runs out.
+        progress: Show a progress bar on stderr.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    num_return_sequences: int = 1
+    stop: str | Sequence[str] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    seed: int | Sequence[int] | None = None
+    alpha: Any = None
+    batch_size: int = 32
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        for name in ("max_new_tokens", "num_beams", "num_return_sequences", "batch_size"):
+            _require_whole(name, getattr(self, name), least=1)
+        _require_whole("top_k", self.top_k, least=0)
+        _require(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        _require(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
+        _require(_is_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "in [0, 1]")
+        _require(
+            _is_number(self.repetition_penalty) and self.repetition_penalty > 0,
+            "repetition_penalty",
+            self.repetition_penalty,
+            "above 0",
+        )
+        _require(_is_number(self.length_penalty), "length_penalty", self.length_penalty, "a finite number")
+        if self.logprobs is not None:
+            _require_whole("logprobs", self.logprobs, least=0)
+        for text in self.stop:
+            _require(isinstance(text, str) and text != "", "stop", text, "a text, or texts, of at least one character")
+        self._require_fitting_together()
+
+    @classmethod
+    def from_kwargs(cls, options: Mapping[str, Any]) -> "GenerationOptions":
+        """Return the options, or raise UnknownOptionError naming the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}."
+                raise UnknownOptionError(f"unknown option {name!r}: {hint}")
+        return cls(**options)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether tokens are drawn rather than taken."""
+        return self.temperature > 0
+
+    def _require_fitting_together(self) -> None:
+        if self.num_beams > 1 and self.is_sampled:
+            raise OptionError(
+                f"num_beams={self.num_beams} with temperature={self.temperature}: beam search is deterministic; "
+                "set temperature=0, or num_beams=1 to sample."
+            )
+        if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
+            raise OptionError(
+                f"num_return_sequences={self.num_return_sequences} exceeds num_beams={self.num_beams}: raise num_beams."
+            )
+        if self.num_beams == 1 and not self.is_sampled and self.num_return_sequences > 1:
+            raise OptionError(
+                f"num_return_sequences={self.num_return_sequences} under greedy decoding gives equal texts: "
+                "set temperature above 0, or num_beams to at least as many."
+            )
+
+
+def check_alpha(alpha: Any) -> float:
+    """Return α as a float, or raise OptionError: it must be a finite number (negative steers away)."""
+    if not _is_number(alpha):
+        raise OptionError(f"alpha is {alpha!r}: it must be a finite number (1.0 is the paper's, 0 the base alone).")
+    return float(alpha)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(is_right: bool, name: str, value: Any, wanted: str) -> None:
+    if not is_right:
+        raise OptionError(f"{name} is {value!r}: it must be {wanted}.")
+
+
+def _require_whole(name: str, value: Any, *, least: int) -> None:
+    is_right = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    _require(is_right, name, value, f"a whole number of at least {least}")

@@ -1,0 +1,214 @@
+"""From what a caller passes to the rows a runtime decodes: ids per role, strength, seed and room of each prompt."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from proxytune.completion import Request
+from proxytune.errors import ContextLengthError, InputError, OptionError
+from proxytune.options import GenerationOptions, check_alpha
+from proxytune.prompts import Prompt, PromptFormat, is_token_ids
+
+_UNLIMITED = 2**31
+_SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: the second sequence of seed 0 is not the first of seed 1
+
+
+@dataclass(frozen=True)
+class RoleReader:
+    """How one role reads a prompt.
+
+    Attributes:
+        name: Of the role.
+        form: Its prompt format.
+        tokenizer: Its own, or the one for all.
+        max_context: How much it can read, None if it states no limit.
+        vocab_size: How many ids it knows. A prompt of its own may hold some that the others lack: a chat model's turn
+            marks, added behind the base's vocabulary.
+    """
+
+    name: str
+    form: PromptFormat
+    tokenizer: Any
+    max_context: int | None
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class RequestBuilder:
+    """Builds checked requests.
+
+    Attributes:
+        readers: One per role of the composite, base first.
+        vocab_size: Number of ids all roles share.
+        alphas: The configured strength of each pair.
+    """
+
+    readers: Sequence[RoleReader]
+    vocab_size: int
+    alphas: tuple[float, ...]
+
+    def for_generation(self, prompts: Sequence[Prompt], options: GenerationOptions) -> list[Request]:
+        """Return the rows of a `generate` call, prompt by prompt.
+
+        Raises:
+            InputError: A prompt cannot be read.
+            ContextLengthError: It leaves no room for one token.
+            OptionError: `alpha` or `seed` does not fit the prompts.
+        """
+        alphas = self.alphas_for(options.alpha, len(prompts))
+        seeds = _seeds(options.seed, len(prompts))
+        # Beam search makes its sequences from one row; sampling draws each from a row of its own.
+        copies = 1 if options.num_beams > 1 else options.num_return_sequences
+        requests = []
+        for index, prompt in enumerate(prompts):
+            role_ids = self._encode(prompt, index)
+            room = self._require_room(role_ids, 1, index)
+            requests += [
+                Request(
+                    role_ids=role_ids,
+                    alphas=alphas[index],
+                    seed=(seeds[index] + copy * _SEED_STEP) % 2**63,
+                    max_new_tokens=min(options.max_new_tokens, room),
+                    index=index,
+                    sequence=copy,
+                )
+                for copy in range(copies)
+            ]
+        return requests
+
+    def for_scoring(self, prompts: Sequence[Prompt], continuations: Sequence[Any], alpha: Any) -> list[Request]:
+        """Return the rows of a `score` call; errors as in `for_generation`."""
+        if len(prompts) != len(continuations):
+            raise InputError(
+                f"{len(prompts)} prompts and {len(continuations)} continuations: pass one continuation per prompt."
+            )
+        alphas = self.alphas_for(alpha, len(prompts))
+        requests = []
+        for index, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+            role_ids = self._encode(prompt, index)
+            ids = self._continuation_ids(prompt, continuation, index)
+            # The last token is only predicted, never read.
+            self._require_room(role_ids, len(ids) - 1, index)
+            requests.append(Request(role_ids=role_ids, alphas=alphas[index], index=index, continuation_ids=ids))
+        return requests
+
+    def alphas_for(self, alpha: Any, num_prompts: int) -> list[tuple[float, ...]]:
+        """Return one strength per pair for each prompt, from what `GenerationOptions.alpha` allows."""
+        num_pairs = len(self.alphas)
+        if alpha is None:
+            return [self.alphas] * num_prompts
+        if isinstance(alpha, torch.Tensor):
+            alpha = alpha.tolist()
+        if isinstance(alpha, str) or not isinstance(alpha, Sequence):
+            return [(check_alpha(alpha),) * num_pairs] * num_prompts
+        if num_pairs > 1 and all(isinstance(entry, int | float) for entry in alpha):
+            return [_pair_alphas(alpha, num_pairs)] * num_prompts
+        if len(alpha) != num_prompts:
+            raise OptionError(
+                f"alpha has {len(alpha)} entries for {num_prompts} prompts: pass one number, or one per prompt."
+            )
+        return [_pair_alphas(entry, num_pairs) for entry in alpha]
+
+    def _encode(self, prompt: Prompt, index: int) -> tuple[tuple[int, ...], ...]:
+        """Return the prompt's ids for each role."""
+        encoded = []
+        for reader in self.readers:
+            try:
+                ids = reader.form.encode(prompt, reader.tokenizer)
+            except InputError as error:
+                raise InputError(f"prompt {index}: {error}") from error
+            _require_known(ids, reader.vocab_size, f"prompt {index} of {reader.name}", "it knows")
+            encoded.append(tuple(ids))
+        return tuple(encoded)
+
+    def _continuation_ids(self, prompt: Prompt, continuation: str | Sequence[int], index: int) -> tuple[int, ...]:
+        """Return the ids to score: text is encoded behind the base's prompt, so that words join as they would there."""
+        base = self.readers[0]
+        if not isinstance(continuation, str):
+            ids = list(continuation)
+        elif is_token_ids(prompt) or base.form.name == "chat":
+            ids = base.tokenizer(continuation, add_special_tokens=False).input_ids
+        else:
+            text = base.form.text(prompt)
+            ids = base.tokenizer(text + continuation).input_ids[len(base.tokenizer(text).input_ids) :]
+        if not continuation:
+            raise InputError(f"continuation {index} is empty: there is nothing to score.")
+        if not ids:
+            raise InputError(
+                f"continuation {index} ({continuation!r}) adds no token to its prompt: begin it with a space, "
+                "or pass token ids."
+            )
+        _require_known(ids, self.vocab_size, f"continuation {index}", "all roles share")
+        return tuple(ids)
+
+    def _require_room(self, role_ids: Sequence[Sequence[int]], num_tokens: int, index: int) -> int:
+        """Return how many tokens every role can still read; raise if that is less than `num_tokens`."""
+        rooms = [
+            (reader.max_context - len(ids), reader.name, len(ids), reader.max_context)
+            for reader, ids in zip(self.readers, role_ids, strict=True)
+            if reader.max_context is not None
+        ]
+        room, name, length, context = min(rooms, default=(_UNLIMITED, "", 0, 0))
+        if room < num_tokens:
+            raise ContextLengthError(
+                f"prompt {index} has {length} tokens for the {name}, whose context of {context} is the shortest: "
+                f"shorten it by {num_tokens - room}."
+            )
+        return room
+
+
+def as_prompts(prompts: Any) -> list[Prompt]:
+    """Return a list of prompts from one prompt or several.
+
+    A list of numbers or of messages is one prompt; a list of strings or of lists is several.
+
+    Raises:
+        InputError: There is none.
+    """
+    if isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
+        raise InputError(
+            f"prompts are {prompts!r}: pass a string, a list of messages, a list of token ids, or a list of such."
+        )
+    found = list(prompts)
+    if not found:
+        raise InputError("there is no prompt: pass at least one.")
+    is_single = all(isinstance(item, int) for item in found) or all(isinstance(item, dict) for item in found)
+    return [found] if is_single else found
+
+
+def as_continuations(continuations: Any) -> list[Any]:
+    """Return a list of continuations from one or several; a list of numbers is one."""
+    if isinstance(continuations, str):
+        return [continuations]
+    found = list(continuations)
+    return [found] if found and all(isinstance(item, int) for item in found) else found
+
+
+def _require_known(ids: Sequence[int], vocab_size: int, what: str, who: str) -> None:
+    if 0 <= min(ids) <= max(ids) < vocab_size:
+        return
+    wrong = min(ids) if min(ids) < 0 else max(ids)
+    raise InputError(f"{what} holds token id {wrong}, but the ids that {who} go from 0 to {vocab_size - 1}.")
+
+
+def _pair_alphas(entry: Any, num_pairs: int) -> tuple[float, ...]:
+    if not isinstance(entry, Sequence) or isinstance(entry, str):
+        return (check_alpha(entry),) * num_pairs
+    if len(entry) != num_pairs:
+        raise OptionError(f"alpha lists {len(entry)} numbers for {num_pairs} pair(s): pass one number per pair.")
+    return tuple(check_alpha(value) for value in entry)
+
+
+def _seeds(seed: int | Sequence[int] | None, num_prompts: int) -> list[int]:
+    if seed is None:
+        return [int(value) for value in torch.randint(2**62, (num_prompts,)).tolist()]
+    seeds = [seed] * num_prompts if type(seed) is int else list(seed) if isinstance(seed, Sequence) else []
+    if len(seeds) != num_prompts or not all(type(value) is int and 0 <= value < 2**63 for value in seeds):
+        raise OptionError(
+            f"seed is {seed!r}: pass a whole number from 0 to 2**63 - 1, or one for each of the {num_prompts} prompts."
+        )
+    return seeds

@@ -1,0 +1,286 @@
+"""Loading base, expert and anti from what the user gave: a hub id, a folder, a loaded model, or an adapter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from proxytune.errors import DependencyError, OptionError, RoleError, RoleNotFoundError
+
+QUANTIZATIONS = ("4bit", "8bit")
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One of base, expert and anti, and how to load it.
+
+    Attributes:
+        source: Hub id, local folder, a loaded model, or (for an expert) a peft adapter or `PeftModel` over its anti.
+        dtype: `"bfloat16"`, a torch dtype, or `"auto"` (what the weights are stored in).
+        device_map: As in transformers; None is the first GPU, or the CPU.
+        quantization: `"4bit"` or `"8bit"` (bitsandbytes), a transformers quantisation config, or its dict. A model that
+            is quantised on disk needs nothing here.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run code that comes with the model. Never stored in a proxy folder.
+        trust_adapter_base: Take an adapter even though it names another base than the anti (its folder moved).
+        model_kwargs: Anything else for transformers' `from_pretrained`, `attn_implementation` for instance.
+    """
+
+    source: Any
+    dtype: Any = None
+    device_map: Any = None
+    quantization: Any = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    trust_adapter_base: bool = False
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.quantization, str) and self.quantization not in QUANTIZATIONS:
+            raise OptionError(f"quantization is {self.quantization!r}: it must be one of {', '.join(QUANTIZATIONS)}.")
+        if isinstance(self.dtype, str) and self.dtype != "auto":
+            dtype = getattr(torch, self.dtype, None)
+            if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+                raise OptionError(f"dtype is {self.dtype!r}: it must be float32, float16, bfloat16 or auto.")
+
+    @classmethod
+    def of(cls, source: Any, name: str, **defaults: Any) -> "Role":
+        """Return `source` as a Role, filling what it leaves open from `defaults`.
+
+        Raises:
+            RoleError: Nothing was given for the role.
+        """
+        if source is None or source == "":
+            raise RoleError(
+                f"{name} is missing: pass a hub id, a folder or a loaded model "
+                "(expert is the tuned small model M+, anti the same model before tuning, M-)."
+            )
+        if isinstance(source, cls):
+            open_fields = {key: value for key, value in defaults.items() if getattr(source, key) in (None, False)}
+            return replace(source, **open_fields)
+        return cls(source, **defaults)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the source is a model rather than the name of one."""
+        return isinstance(self.source, torch.nn.Module)
+
+    @property
+    def name_or_path(self) -> str:
+        """The hub id or folder, also of a loaded model; empty if it was never saved."""
+        if not self.is_loaded:
+            return str(self.source)
+        peft_config = _peft_config(self.source)
+        return str(self.source.name_or_path or "") if peft_config is None else ""
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether this is a peft adapter over another model."""
+        if self.is_loaded:
+            return _peft_config(self.source) is not None
+        return _has_adapter_config(str(self.source), self.revision)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An expert and its anti, whose difference steers with strength `alpha`.
+
+    `expert_prompt` and `anti_prompt` override the generator's formats for this pair: one model under two prompts is a
+    pair too.
+    """
+
+    expert: Any
+    anti: Any
+    alpha: float = 1.0
+    expert_prompt: str | None = None
+    anti_prompt: str | None = None
+
+
+def load_model(role: Role, name: str) -> Any:
+    """Return the role's causal LM, in evaluation mode.
+
+    Raises:
+        RoleNotFoundError: The folder or its weights are not there.
+        RoleError: It loads, but not as a causal LM; or transformers refused it.
+        DependencyError: Quantisation without bitsandbytes.
+    """
+    if role.is_loaded:
+        _require_weights_only(_peft_config(role.source), name)
+        return role.source.eval()
+    from transformers import AutoModelForCausalLM
+
+    require_files(role, name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(role.source), **_load_kwargs(role))
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RoleError(f"{name} {str(role.source)!r} cannot be loaded: {_first_sentence(error)}") from error
+    return model.eval()
+
+
+def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any = None) -> tuple[Any, str]:
+    """Return the PeftModel that holds the expert's adapter, and the adapter's name in it.
+
+    The adapter's layers go into `anti` itself, so the weights are held once; it keeps the dtype of its base (peft would
+    make it float32). `wrapper` is the PeftModel already around this anti when several pairs share it.
+
+    Raises:
+        RoleError: The adapter belongs to another model than the anti, or is of a kind that adds prompt tokens.
+    """
+    from peft import PeftConfig, PeftModel
+
+    if role.is_loaded:
+        _require_weights_only(_peft_config(role.source), name)
+        if role.source.get_base_model() is not anti:
+            raise RoleError(
+                f"{name} is a PeftModel over another model object than the anti: "
+                "pass anti=expert.get_base_model(), or both as folders."
+            )
+        return role.source.eval(), role.source.active_adapter
+    if wrapper is None and getattr(anti, "peft_config", None):
+        raise RoleError(
+            f"the anti of {name} carries an adapter already, perhaps of another generator: pass the anti's folder, "
+            "or load it anew."
+        )
+    options = {"revision": role.revision, "autocast_adapter_dtype": False}
+    try:
+        config: Any = PeftConfig.from_pretrained(str(role.source), revision=role.revision)
+        _require_weights_only(config, name)
+        _require_base(config.base_model_name_or_path, role, name, anti_role)
+        if wrapper is None:
+            wrapper = PeftModel.from_pretrained(anti, str(role.source), adapter_name=name, **options)
+        else:
+            wrapper.load_adapter(str(role.source), adapter_name=name, **options)
+    except RoleError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RoleError(
+            f"adapter {str(role.source)!r} does not fit the anti {anti_role.name_or_path!r}: {_first_sentence(error)}"
+        ) from error
+    return wrapper.eval(), name
+
+
+def load_tokenizer(role: Role) -> Any | None:
+    """Return the role's own tokenizer, or None when it has none (an adapter, a model that was never saved)."""
+    from transformers import AutoTokenizer
+
+    source = role.name_or_path
+    if not source:
+        return None
+    kwargs = {"revision": role.revision, "trust_remote_code": role.trust_remote_code}
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source, **kwargs)
+    except (OSError, ValueError):
+        return None
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def require_files(role: Role, name: str) -> None:
+    """Raise RoleNotFoundError early and plainly for a folder that is missing or empty of weights."""
+    if role.is_loaded or role.is_adapter:
+        return
+    path = Path(str(role.source))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise RoleNotFoundError(f"{name} folder {str(path)!r} has no config.json: it is not a saved model.")
+        if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+            raise RoleNotFoundError(
+                f"{name} folder {str(path)!r} has no weights (*.safetensors or *.bin): save the model there first."
+            )
+        return
+    # A hub id is "name" or "owner/name"; anything else can only have been meant as a folder.
+    looks_local = path.is_absolute() or str(role.source).startswith((".", "~")) or str(role.source).count("/") > 1
+    if looks_local:
+        raise RoleNotFoundError(f"{name} folder {str(role.source)!r} does not exist: check the path.")
+
+
+def _require_weights_only(config: Any, name: str) -> None:
+    """Raise RoleError for an adapter that works by added prompt tokens; None is no adapter."""
+    if config is not None and config.is_prompt_learning:
+        raise RoleError(
+            f"{name} is a {config.peft_type} adapter, which adds prompt tokens: use one that changes weights, as LoRA."
+        )
+
+
+def _require_base(named: str | None, role: Role, name: str, anti: Role) -> None:
+    """Raise RoleError unless the adapter was trained over the anti."""
+    if role.trust_adapter_base or not named:
+        return
+    wanted = anti.name_or_path
+    is_same = named == wanted or (Path(named).exists() and Path(wanted).exists() and Path(named).samefile(wanted))
+    if not is_same:
+        raise RoleError(
+            f"{name} {str(role.source)!r} is an adapter over {named!r}, but the anti is {wanted!r}: pass that model as "
+            "anti, or Role(..., trust_adapter_base=True) if it is the same one under another name."
+        )
+
+
+def _load_kwargs(role: Role) -> dict[str, Any]:
+    device_map = role.device_map
+    if device_map is None and torch.cuda.is_available():
+        device_map = {"": 0}
+    dtype = role.dtype if role.dtype is not None else "auto"
+    kwargs = {
+        "dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
+        "device_map": device_map,
+        "revision": role.revision,
+        "trust_remote_code": role.trust_remote_code,
+        **role.model_kwargs,
+    }
+    if role.quantization is not None:
+        kwargs["quantization_config"] = _quantization_config(role)
+    return {key: value for key, value in kwargs.items() if value is not None}
+
+
+def _quantization_config(role: Role) -> Any:
+    if not isinstance(role.quantization, str):
+        return role.quantization
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise DependencyError(
+            f"quantization={role.quantization!r} needs bitsandbytes: pip install 'proxytune[bnb]', or load without it."
+        )
+    if role.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = getattr(torch, role.dtype) if isinstance(role.dtype, str) and role.dtype != "auto" else role.dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute if isinstance(compute, torch.dtype) else torch.bfloat16,
+    )
+
+
+def _has_adapter_config(source: str, revision: str | None) -> bool:
+    """Return whether a folder or hub id holds an adapter rather than a model."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if Path(source).is_dir():
+        return (Path(source) / _ADAPTER_CONFIG).is_file() and not (Path(source) / "config.json").is_file()
+    try:
+        return find_adapter_config_file(source, revision=revision) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _peft_config(model: Any) -> Any | None:
+    configs = getattr(model, "peft_config", None)
+    if not configs or not hasattr(model, "get_base_model"):
+        return None
+    return configs[model.active_adapter]
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
