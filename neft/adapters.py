@@ -25,6 +25,7 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig, rank: int) -> P
     if config.quantize is not None:
         # The Trainer turns checkpointing on, if wanted; here it would be turned on by default.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _keep_differentiable(model)
     targets = config.lora_targets
     lora = LoraConfig(
         r=rank,
@@ -41,6 +42,16 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig, rank: int) -> P
         return get_peft_model(model, lora)
     except ValueError as error:
         raise InputError(f"the adapter does not fit the model (lora_targets {', '.join(targets)}): {error}") from error
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Keeps 4-bit layers on a CPU from changing to their inference format at the first evaluation.
+
+    That format (bitsandbytes 0.50, processors with AVX512-BF16) stays, and passes no gradient on to the layers below.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def quantization(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:

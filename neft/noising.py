@@ -8,6 +8,7 @@ That covers a model, its backbone called directly, and PEFT, which calls the inn
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,8 +45,8 @@ def noise(
     output (Gemma, by √d), the same alpha is weaker by that factor; `alpha_rel` is not.
 
     Under torch.compile the noise itself runs outside of the compiled graph, at one break per module above the
-    embedding. A checkpoint around the whole model sees the same noise when it recomputes, if each forward pass is
-    followed by its backward pass.
+    embedding; what was compiled before is compiled again. A checkpoint around the whole model sees the same noise when
+    it recomputes, if each forward pass is followed by its backward pass.
 
     Args:
         model: A decoder-only language model, its backbone, or a PEFT model of either.
@@ -159,11 +160,18 @@ class _EmbeddingHook:
         return self.handle.apply(output, self.inputs.document_ids(output))
 
 
+def _forget_compiled() -> None:
+    """Drops what torch.compile made: it does not look for new hooks, so a model compiled before would get no noise."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 def _attach(model: nn.Module, embedding: nn.Module, handle: NoiseHandle, hooks: list[RemovableHandle]) -> None:
     inputs = _PassInputs()
     for depth, module in enumerate(_ancestors(model, embedding)):
         _watch(module, depth, inputs, hooks)
     hooks.append(embedding.register_forward_hook(_EmbeddingHook(handle, inputs)))
+    _forget_compiled()
 
 
 def _watch(module: nn.Module, depth: int, inputs: _PassInputs, hooks: list[RemovableHandle]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -69,6 +71,10 @@ def test_options_reach_the_run(arguments, tmp_path, capsys):
         (["--model", "some/where/model"], "no model folder some/where/model"),
         (["--output", "/dev/null/out"], "output /dev/null/out"),
         (["--epochs", "1"], "give one"),
+        (["--alpha", "5", "--alpha-rel", "0.1"], "not allowed with argument --alpha"),
+        (["--model", "models/x"], "no model folder models/x, it is not in the hub's cache, and HF_HUB_OFFLINE"),
+        (["--quantize", "4bit"], "add lora_r"),
+        (["--mixed-precision", "fp16"], "needs a GPU"),
         (["--max-length", "1"], "none of 24 rows fits"),
     ],
 )
@@ -129,3 +135,37 @@ def test_a_full_disk_ends_with_1_and_leaves_nothing(arguments, tmp_path):
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("neft: ")
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_model_that_is_nowhere_fails_at_once(arguments):
+    """With a hub that cannot be reached, a relative path that is no folder ends within the start-up time, with 2."""
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "neft", *arguments, "--model", "models/x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=45)
+    assert done.returncode == 2
+    assert "no model folder models/x" in done.stderr.splitlines()[-1]
+    assert "cannot be reached" in done.stderr.splitlines()[-1]
+
+
+def test_a_missing_deepspeed_is_named(arguments, tmp_path, capsys):
+    """--deepspeed takes a file; without the package it says which one is missing."""
+    if importlib.util.find_spec("deepspeed") is not None:
+        pytest.skip("deepspeed is installed")
+    (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+    assert main([*arguments, "--deepspeed", str(tmp_path / "zero.json")]) == 2
+    assert "pip install deepspeed" in capsys.readouterr().err
+
+
+def test_an_encoder_decoder_is_refused(arguments, tmp_path, capsys):
+    """A model that cannot take the noise ends with 2 and a sentence, not a traceback."""
+    from transformers import BertConfig, BertLMHeadModel
+
+    from .conftest import make_tokenizer
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertLMHeadModel(BertConfig(vocab_size=44, **sizes, is_decoder=True)).save_pretrained(tmp_path / "bert")
+    make_tokenizer().save_pretrained(tmp_path / "bert")
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({**config, "is_encoder_decoder": True}))
+    assert main([*arguments, "--model", str(tmp_path / "bert")]) == 2
+    assert "decoder-only" in capsys.readouterr().err

@@ -231,3 +231,133 @@ def test_bf16_model_stays_bf16(model):
         model(input_ids=IDS, labels=IDS).loss.backward()
     assert noisy.dtype == torch.bfloat16
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_checkpoint_around_the_whole_model_sees_the_same_noise(model):
+    """Recomputing the whole model in backward gives the gradients of a run without it; two open passes are refused."""
+    from torch.utils.checkpoint import checkpoint
+
+    def loss(ids):
+        return model(input_ids=ids, attention_mask=MASK, labels=ids).loss
+
+    def gradients(forward):
+        model.zero_grad()
+        with neft.noise(model, seed=5) as handle:
+            for ids in (IDS, IDS + 3):
+                forward(ids).backward()
+        assert handle.num_passes == 2
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    plain = gradients(loss)
+    for one, other in zip(plain, gradients(lambda ids: checkpoint(loss, ids, use_reentrant=False)), strict=True):
+        torch.testing.assert_close(one, other)
+    with neft.noise(model):
+        both = sum(checkpoint(loss, ids, use_reentrant=False) for ids in (IDS, IDS + 3))
+        with pytest.raises(NoiseError, match="one of 2 passes"):
+            both.backward()
+
+
+def test_bf16_autocast(model):
+    """Under autocast the float32 embedding gets float32 noise, and the logits are near those without autocast."""
+    with neft.noise(model, seed=2) as handle:
+        plain = model(input_ids=IDS).logits
+        handle.step = 0
+        with torch.autocast("cpu", torch.bfloat16):
+            noisy, clean = _embedded(model, input_ids=IDS)
+            handle.step = 0
+            logits = model(input_ids=IDS).logits
+    assert noisy.dtype == torch.float32
+    torch.testing.assert_close(noisy, clean + _reference(handle, torch.zeros(2, 6, dtype=torch.int64)))
+    torch.testing.assert_close(logits.float(), plain, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("is_compiled_first", [False, True])
+def test_a_compiled_model_gets_the_noise_of_an_eager_one(model, is_compiled_first):
+    """Compiled steps have the loss and gradients of eager ones, noise on or off, in at most three graphs."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter)
+
+    def steps(network):
+        results = []
+        for _ in range(2):
+            model.zero_grad()
+            loss = network(input_ids=IDS, attention_mask=MASK, labels=IDS).loss
+            loss.backward()
+            results.append((loss.detach(), model.get_input_embeddings().weight.grad.clone()))
+        return results
+
+    def noisy_steps(network):
+        with neft.noise(model, seed=1) as handle:
+            results = steps(network)
+        assert handle.num_passes == 2
+        return results
+
+    if is_compiled_first:
+        torch.testing.assert_close(steps(compiled), steps(model))
+    num_graphs = counter.frame_count
+    expected = noisy_steps(model)
+    torch.testing.assert_close(noisy_steps(compiled), expected)
+    assert counter.frame_count - num_graphs <= 3
+    assert not torch.equal(expected[0][0], expected[1][0])
+    torch.testing.assert_close(steps(compiled), steps(model))
+
+
+@pytest.mark.parametrize("kind", ["uniform", "gaussian", "gaussian-l2"])
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+def test_alpha_rel_fixes_the_ratio_for_every_document(kind, ratio):
+    """Noise over embedding weights is the ratio, for long and short documents, every width and distribution."""
+    from transformers import LlamaConfig, LlamaModel
+
+    for width in (64, 256):
+        sizes = {"hidden_size": width, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        backbone = LlamaModel(LlamaConfig(vocab_size=100, **sizes)).train()
+        backbone.embed_tokens.weight.data.mul_(3.0)
+        sigma = backbone.embed_tokens.weight.std()
+        mask = torch.ones(2, 90, dtype=torch.int64)
+        mask[1, 40:] = 0
+        with neft.noise(backbone, alpha_rel=ratio, kind=kind):
+            noisy, clean = _embedded(backbone, input_ids=torch.arange(180).reshape(2, 90) % 100, attention_mask=mask)
+        for drawn in ((noisy - clean)[0], (noisy - clean)[1, :40]):
+            assert (drawn.square().mean().sqrt() / sigma).item() == pytest.approx(ratio, rel=0.05)
+        assert torch.equal(noisy[1, 40:], clean[1, 40:])
+
+
+def test_alpha_rel_counts_a_scaled_embedding():
+    """Where the embedding multiplies by √d (Gemma), the ratio is to what comes out."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    sizes = {"hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    gemma = Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=50, num_key_value_heads=1, head_dim=8, **sizes)).train()
+    outputs = []
+    watch = gemma.get_input_embeddings().register_forward_hook(lambda module, args, output: outputs.append(output))
+    ids = torch.arange(200).reshape(2, 100) % 50
+    with torch.no_grad():
+        gemma.get_input_embeddings()(ids)
+    watch.remove()
+    with neft.noise(gemma, alpha_rel=0.2):
+        embedding = gemma.get_input_embeddings()
+        watch = embedding.register_forward_hook(lambda module, args, output: outputs.append(output.detach()))
+        gemma(input_ids=ids)
+        watch.remove()
+    clean, noisy = outputs
+    ratio = (noisy - clean).square().mean().sqrt() / clean.square().mean().sqrt()
+    assert ratio.item() == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_strength_is_given_once(model):
+    """Alpha and alpha_rel together, or a ratio that is no number, are errors; neither means alpha=5."""
+    for options, complaint in (
+        ({"alpha": 5.0, "alpha_rel": 0.1}, "both set the strength"),
+        ({"alpha_rel": -0.1}, "alpha_rel is -0.1"),
+        ({"alpha_rel": math.nan}, "alpha_rel is nan"),
+    ):
+        with pytest.raises(neft.InputError, match=complaint), neft.noise(model, **options):
+            pass
+    with neft.noise(model) as handle:
+        assert handle.alpha == 5.0
+    plain = model(input_ids=IDS).logits
+    with neft.noise(model, alpha_rel=0.0):
+        assert torch.equal(model(input_ids=IDS).logits, plain)
