@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
-PACKAGES := proxytune neft tests
+PACKAGES := proxytune neft benchmarks tests
 
 .PHONY: demo test check format clean
 

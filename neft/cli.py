@@ -14,10 +14,19 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from neft.commands import merge, train
+from neft.commands import ablate, analyze, inspect, merge, pairs, reward, rl, train
 from neft.errors import InputError, NoiseError
 
-_COMMANDS: dict[str, ModuleType] = {"train": train, "merge": merge}
+_COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "merge": merge,
+    "inspect": inspect,
+    "analyze": analyze,
+    "ablate": ablate,
+    "pairs": pairs,
+    "reward": reward,
+    "rl": rl,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

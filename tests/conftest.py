@@ -1,6 +1,7 @@
 """No network, one thread, no bars; folders of tiny models that every test may read."""
 
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import transformers
 from tests import tiny
 
 torch.set_num_threads(1)
+# A shell that runs the tests in the background has them, and every process they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 transformers.utils.logging.disable_progress_bar()
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"

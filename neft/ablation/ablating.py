@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from neft.ablation.cells import CellResult, Measuring, run_cell
 from neft.ablation.grid import cells
 from neft.ablation.summary import SettingSummary, summarize, summary_table
 from neft.analysis.files import read_json, write_json, write_whole
+from neft.analysis.interrupts import resumable
 from neft.config import TrainingConfig
-from neft.errors import OutputError
+from neft.errors import InputError, OutputError
 from neft.kinds import NoiseKind
 from neft.recording import now, versions
 
@@ -68,12 +70,15 @@ def ablate(
     Raises:
         InputError: the options, the model or the data cannot be used.
         OutputError: the output folder holds something else.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on where it stopped.
     """
+    _check_process()
     _check_output(base)
     grid = cells(alphas, noises, num_seeds, first_seed=base.seed)
     results: list[CellResult] = []
     wanted = measuring or Measuring()
-    with tqdm(total=len(grid), desc="ablate", unit="run", file=sys.stderr, disable=not base.show_progress) as bar:
+    bar = tqdm(total=len(grid), desc="ablate", unit="run", file=sys.stderr, disable=not base.show_progress)
+    with resumable("run"), bar:
         for cell in grid:
             bar.set_postfix_str(cell.name)
             folder = base.output / _CELLS / cell.name
@@ -89,6 +94,11 @@ def _write(ablation: Ablation, output: Path, *, num_cells: int) -> None:
     write_whole(output / TABLE_FILE, f"{summary_table(ablation.summaries)}{note}\n")
     record = {**ablation.to_dict(), "num_cells": num_cells, "versions": versions(), "finished": now()}
     write_json(output / RESULT_FILE, record)
+
+
+def _check_process() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a grid runs in one process, and a launcher started several; run neft ablate by itself.")
 
 
 def _check_output(base: TrainingConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,8 +81,9 @@ def run_cell(
     try:
         _train_once(config, identity["run"])
         metrics = _measure(load_subject(config, tuned=config.output), config, measuring)
+        _require_finite(metrics)
     except DivergenceError as error:
-        failure = str(error)
+        metrics, failure = {}, str(error)
     write_json(folder / CELL_FILE, {"identity": identity, "metrics": metrics, "failure": failure})
     if not keeps_model:
         shutil.rmtree(config.output, ignore_errors=True)
@@ -93,6 +95,12 @@ def _train_once(config: TrainingConfig, identity: dict[str, Any]) -> None:
     record = read_record(config.output)
     if any(record.get(key) != value for key, value in identity.items()):
         train(config)
+
+
+def _require_finite(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergenceError(f"{name} of the tuned model is {value}; lower learning_rate or alpha.")
 
 
 def _measure(subject: Subject, config: TrainingConfig, measuring: Measuring) -> dict[str, float]:

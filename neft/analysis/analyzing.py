@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neft.analysis.files import read_json, write_json, write_whole
+from neft.analysis.interrupts import resumable
 from neft.analysis.measuring import measure
 from neft.analysis.options import AnalysisConfig
 from neft.analysis.report import analysis_table
@@ -35,8 +36,9 @@ def analyze(config: AnalysisConfig) -> dict[str, Any]:
     _check_output(config)
     shared = {"options": config.record(), "data": _checksums(config)}
     models = {}
-    for name, model in zip(config.names, config.models, strict=True):
-        models[name] = _figures(name, model, config, shared)
+    with resumable("model"):
+        for name, model in zip(config.names, config.models, strict=True):
+            models[name] = _figures(name, model, config, shared)
     result = {
         **shared,
         "models": models,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ def measure(subject: Subject, source: Source, config: AnalysisConfig, label: str
     """Returns losses, flips and text figures of a model on one data set.
 
     Raises:
-        InputError: texts are wanted, and the window leaves no room for them.
+        InputError: the loss is not finite, or texts are wanted and the window leaves no room for them.
     """
     figures: dict[str, Any] = {**_losses(subject, source, config), "flips": _flips(subject, source, config)}
     pairs = _outputs(subject, source, config, label) if config.num_texts else []
@@ -52,8 +53,11 @@ def text_figures(pairs: list[tuple[Prompt, Output]]) -> dict[str, Any]:
 def _losses(subject: Subject, source: Source, config: AnalysisConfig) -> dict[str, Any]:
     examples = sample(source.data.examples, config.max_rows, config.data.seed)
     losses = document_losses(subject.model, examples, subject.collator, batch_size=config.data.batch_size)
+    loss = mean_loss(losses)
+    if not math.isfinite(loss):
+        raise InputError(f"the loss of {subject.model.config.name_or_path} is {loss}; its weights are broken.")
     return {
-        "loss": mean_loss(losses),
+        "loss": loss,
         "num_rows": len(losses),
         "num_tokens": sum(loss.num_tokens for loss in losses),
         "document_losses": [round(loss.mean, 6) for loss in losses],

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from neft.adapters import quantization_config
+from neft.analysis.files import read_json
 from neft.config import TrainingConfig
 from neft.data import Document, PaddingCollator, TokenizedData, read_documents, split, tokenize
 from neft.errors import InputError
-from neft.models import DTYPES, load_model, load_tokenizer, window
+from neft.models import DTYPES, from_pretrained, load_model, load_tokenizer, window
 from neft.output import read_record
 
 _T = TypeVar("_T")
@@ -84,20 +85,7 @@ def load_tuned(config: TrainingConfig, name: str) -> Any:
     folder = Path(name)
     if not (folder / "adapter_config.json").is_file():
         return load_model(_plain(config, name)).eval()
-    from peft import AutoPeftModelForCausalLM
-
-    dtype = DTYPES[config.dtype]
-    kind = read_record(folder).get("config", {}).get("quantize")
-    compute_dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    # An adapter corrects the very weights it was trained over.
-    quantized = {} if kind is None else {"quantization_config": quantization_config(kind, compute_dtype)}
-    try:
-        return AutoPeftModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, autocast_adapter_dtype=False, **quantized
-        ).eval()
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"the adapter {folder} cannot be loaded ({reason}); is its base model in place?") from error
+    return _adapted(folder, DTYPES[config.dtype])
 
 
 def sample(items: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
@@ -118,6 +106,25 @@ def model_identity(name: str) -> dict[str, Any]:
         return {"name": name}
     files = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
     return {"name": str(folder.resolve()), "files": {key: [at.st_size, at.st_mtime_ns] for key, at in files.items()}}
+
+
+def _adapted(folder: Path, dtype: torch.dtype | str) -> Any:
+    """Returns a base under its adapter; quantised if the adapter was trained so: it corrects those very weights."""
+    from peft import PeftModel
+
+    settings = read_json(folder / "adapter_config.json")
+    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    if not base:
+        raise InputError(f"the adapter {folder} does not name its base; merge it with `neft merge --model` first.")
+    kind = read_record(folder).get("config", {}).get("quantize")
+    compute_dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    quantized = {} if kind is None else {"quantization_config": quantization_config(kind, compute_dtype)}
+    model = from_pretrained(AutoModelForCausalLM, base, "model", dtype=dtype, **quantized)
+    try:
+        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the adapter {folder} does not load over its base {base} ({reason}).") from error
 
 
 def _plain(config: TrainingConfig, name: str) -> TrainingConfig:

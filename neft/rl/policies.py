@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +13,12 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from neft.errors import DataError, InputError
 from neft.models import load_tokenizer
-from neft.monitoring import RunLog, require_finite
+from neft.monitoring import RunLog
 from neft.output import LOG_FILE, whole_folder, write_record
 from neft.rl.encoding import encode_pairs, preference_rows
 from neft.rl.extra import require_trl
 from neft.rl.loading import kept_config, load_policy, lora_of, window
+from neft.rl.loop import trained
 from neft.rl.noiseless import NoNoise, refuse_noise
 from neft.rl.options import PolicyConfig
 from neft.rl.pairs import read_pairs, read_prompts
@@ -164,10 +166,9 @@ def _fit(run: _Run, folder: Path) -> PolicyResult:
     with kept_config(run.model, names=("pad_token_id", "use_cache")):
         trainer = _trainer(run, folder, log)
         try:
-            outcome = trainer.train()
+            outcome = trained(trainer)
         finally:
             log.close()
-    require_finite(outcome.training_loss, "training", step=outcome.global_step)
     _save(trainer.model, folder)
     metric = "margin" if config.method == "dpo" else "reward"
     values = logged(trainer.state.log_history, "rewards/margins" if config.method == "dpo" else "reward")
@@ -229,12 +230,18 @@ def _as_trl_reward(run: _Run) -> Callable[..., list[float]]:
         if isinstance(run.reward, RewardScorer):
             are_finished = [bool(ids) and ids[-1] in eos_ids for ids in completion_ids]
             return run.reward.score(prompts, completions, are_finished=are_finished)
-        values = [] if run.reward is None else [float(value) for value in run.reward(prompts, completions)]
-        if len(values) != len(completions):
-            raise InputError(f"the reward hook gave {len(values)} rewards for {len(completions)} completions.")
-        return values
+        return _checked(run.reward(prompts, completions) if run.reward is not None else [], len(completions))
 
     return reward
+
+
+def _checked(values: Sequence[float], num_completions: int) -> list[float]:
+    rewards = [float(value) for value in values]
+    if len(rewards) != num_completions:
+        raise InputError(f"the reward hook gave {len(rewards)} rewards for {num_completions} completions.")
+    if not all(math.isfinite(value) for value in rewards):
+        raise InputError("the reward hook gave a reward that is not finite; give a number for every completion.")
+    return rewards
 
 
 def _eos_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:

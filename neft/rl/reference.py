@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from neft.errors import InputError
+from neft.locating import located
+from neft.models import from_pretrained
 from neft.rl.loading import adapter_base, is_adapter
 from neft.rl.options import PolicyConfig
 
@@ -23,18 +26,20 @@ def chosen_reference(model: Any, config: PolicyConfig) -> Iterator[None]:
     it (`drop_copy`), or for a new one its base.
 
     Raises:
-        InputError: an adapter is trained, and `ref` is another model than its base.
+        InputError: `ref` is not there or has another vocabulary, or an adapter is trained and `ref` is not its base.
     """
     if config.ref is None:
         yield
         return
+    _require_vocabulary(config.ref, model.config.vocab_size)
+    ref = located(config.ref)[0]
     if is_adapter(config.model) or config.lora_r is not None:
         base = adapter_base(config.model) if is_adapter(config.model) else config.model
-        if _resolved(config.ref) != _resolved(base):
+        if ref != located(base)[0]:
             raise InputError(f"ref is {config.ref}, but an adapter's own base is {base}; give that, or leave ref out.")
         yield
         return
-    start, model.config._name_or_path = model.config._name_or_path, _resolved(config.ref)
+    start, model.config._name_or_path = model.config._name_or_path, ref
     try:
         yield
     finally:
@@ -47,5 +52,7 @@ def drop_copy(model: Any, config: PolicyConfig) -> None:
         model.delete_adapter(_COPY)
 
 
-def _resolved(model: str) -> str:
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+def _require_vocabulary(ref: str, num_tokens: int) -> None:
+    own = from_pretrained(AutoConfig, ref, "model").vocab_size
+    if own != num_tokens:
+        raise InputError(f"ref {ref} has {own} tokens and the model {num_tokens}; give a model of the same vocabulary.")

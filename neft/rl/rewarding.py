@@ -10,11 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from neft.models import load_tokenizer
-from neft.monitoring import RunLog, require_finite
+from neft.monitoring import RunLog
 from neft.output import LOG_FILE, whole_folder, write_record
 from neft.rl.encoding import EncodedPair, encode_pairs, reward_rows
 from neft.rl.extra import require_trl
 from neft.rl.loading import kept_config, load_new_reward_model, lora_of, window
+from neft.rl.loop import trained
 from neft.rl.noiseless import NoNoise, refuse_noise
 from neft.rl.options import RewardConfig
 from neft.rl.pairs import AnswerPair, read_pairs, split_pairs
@@ -117,10 +118,9 @@ def _fit(run: _Run, folder: Path) -> RewardResult:
     with kept_config(run.model, names=("use_cache",)):
         trainer = _trainer(run, folder, log)
         try:
-            outcome = trainer.train()
+            outcome = trained(trainer)
         finally:
             log.close()
-    require_finite(outcome.training_loss, "training", step=outcome.global_step)
     seconds = round(time.monotonic() - start_s, 3)
     trainer.model.save_pretrained(str(folder))
     eval_accuracy = _accuracy(trainer.model, run)

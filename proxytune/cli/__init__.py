@@ -1,7 +1,7 @@
 """`proxytune`: the command line.
 
 Standard output carries results and nothing else; progress, notes and errors go to stderr. Exit codes: 0 done, 2
-something the user gave is wrong, 130 interrupted, 1 anything else.
+something the user gave is wrong, 1 anything else (an interruption too).
 """
 
 import io
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_stdout()
         return 1
     except KeyboardInterrupt as interruption:
-        return _fail(str(interruption) or "interrupted.", code=130, is_debug=is_debug)
+        return _fail(str(interruption) or "interrupted.", code=1, is_debug=is_debug)
     except ProxyTuneError as error:
         return _fail(str(error), code=2, is_debug=is_debug)
     except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, the user gets one sentence

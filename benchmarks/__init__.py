@@ -1,0 +1,1 @@
+"""Measurements that make the figures of the documentation."""
