@@ -13,13 +13,25 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from proxytune.errors import OptionError, RuntimeUnsupportedError
+from proxytune.errors import OptionError, RuntimeUnsupportedError, UnknownOptionError
 from proxytune.hf.cache import CompositeCache, new_cache
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.role import Adapted, RoleModel, RolePrompt
 from proxytune.options import check_alpha
 from proxytune.steering import Alpha, steer_all
 
+# What transformers and tokenizers hand to every model, and changes nothing for these.
+_MEANINGLESS = frozenset(
+    {
+        "cache_position",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "token_type_ids",
+        "use_cache",
+    }
+)
 _OWN_ARGUMENTS = ("alpha", "role_prompts", "prompt_length", "clamp_positions")
 
 AlphaLike = float | Tensor | Sequence[float] | None
@@ -361,3 +373,8 @@ def _refuse(kwargs: dict[str, Any]) -> None:
     for name in ("output_attentions", "output_hidden_states"):
         if kwargs.get(name):
             raise RuntimeUnsupportedError(f"{name} is per role: call model.roles[i].model for it.")
+    unknown = [name for name, value in kwargs.items() if value is not None and name not in _MEANINGLESS]
+    if unknown:
+        raise UnknownOptionError(
+            f"the composite takes no {unknown[0]!r}: it makes positions and masks for each role from attention_mask."
+        )

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from proxytune import ProxyGenerator
-from proxytune.errors import OptionError, RuntimeUnsupportedError
+from proxytune.errors import OptionError, RuntimeUnsupportedError, UnknownOptionError
 from proxytune.hf.batching import role_prompts
 from tests import tiny
 from tests.reference import Reference
@@ -374,3 +374,12 @@ def test_pipeline() -> None:
     rows = [[1, 5, 6, 7, 8, 9], [1, 13]]
     for tokens, row in zip(wanted(rows), found, strict=True):
         assert row[0]["generated_token_ids"][-NUM_TOKENS:] == tokens
+
+
+def test_forward_takes_no_argument_it_would_ignore() -> None:
+    """Positions cannot be handed in, so they are refused rather than dropped; what tokenizers add does no harm."""
+    model = composite("llama")
+    ids = torch.tensor([[1, 5, 6]])
+    with pytest.raises(UnknownOptionError, match="position_ids"):
+        model(ids, position_ids=torch.tensor([[4, 5, 6]]))
+    assert torch.equal(model(ids, token_type_ids=torch.zeros_like(ids)).logits, model(ids).logits)
