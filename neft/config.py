@@ -38,7 +38,7 @@ class TrainingConfig:
         model: The model to tune, M−: a local folder or a hub id.
         data: Training rows, in `format`.
         output: The folder that will hold the tuned model or adapter.
-        format: The name of a data format (`neft.data.FORMATS`).
+        format: The name of a data format (`neft.data.FORMATS`); `auto` takes the one whose columns the first row has.
         template: How rows become text: one of `neft.data.TEMPLATES`, `chat` for the tokenizer's own, or a text with
             `{instruction}`, `{input}` or `{prompt}` in it; the format's own if not given.
         text_column: The column of the format `text`; `text` if not given.
@@ -82,7 +82,7 @@ class TrainingConfig:
     model: str
     data: Path
     output: Path
-    format: str = "prompt-completion"
+    format: str = "auto"
     template: str | None = None
     text_column: str | None = None
     dataset_split: str | None = None

@@ -50,7 +50,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         help="training rows: json, jsonl, txt (also .gz), parquet or a folder",
     )
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tuned model")
-    group.add_argument("--format", metavar="NAME", help="data format (default: prompt-completion)")
+    group.add_argument("--format", metavar="NAME", help="data format (default: by the columns of the first row)")
     group.add_argument("--template", metavar="TEXT", help="how rows become text (default: the format's own)")
     group.add_argument("--text-column", metavar="NAME", help="column of the format text (default: text)")
     group.add_argument("--dataset-split", metavar="NAME", help="which split of a datasets folder to train on")

@@ -11,7 +11,7 @@ from neft.data.examples import IGNORED, Example
 from neft.data.files import FILE_KINDS, checksum
 from neft.data.formats import FORMATS
 from neft.data.packing import Pack, PackedData, PackingCollator, pack
-from neft.data.reading import iter_documents, read_documents
+from neft.data.reading import detect_format, iter_documents, read_documents
 from neft.data.report import DataReport, LengthStatistics, TokenizedData
 from neft.data.splitting import num_shared_prompts, split
 from neft.data.templates import CHAT, TEMPLATES
@@ -37,6 +37,7 @@ __all__ = [
     "TokenizedData",
     "Turn",
     "checksum",
+    "detect_format",
     "iter_documents",
     "num_shared_prompts",
     "pack",

@@ -84,6 +84,35 @@ FORMATS: dict[str, Format] = {
 }
 
 
+AUTO = "auto"
+"""In place of a format's name: the one whose columns the first row has."""
+
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "prompt-completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "sharegpt": ("conversations",),
+    "chat": ("messages",),
+}
+
+
+def format_of(row: Row, text_column: str) -> str:
+    """Returns the format whose columns a row has.
+
+    Raises:
+        ValueError: it has those of none, or of several.
+
+    >>> format_of({"instruction": "Add 1 and 1.", "input": "", "output": "2"}, "text")
+    'alpaca'
+    """
+    found = [name for name, columns in _COLUMNS.items() if all(column in row for column in columns)]
+    # A text column beside the columns of a format is often that row rendered, as in Alpaca's published parquet.
+    found = found or ["text"] * (text_column in row)
+    if len(found) == 1:
+        return found[0]
+    columns = ", ".join(repr(column) for column in row) or "none"
+    raise ValueError(f"its columns ({columns}) are those of {'no format' if not found else ' and '.join(found)}")
+
+
 def _messages(row: Row, key: str, *, sender: str, content: str, roles: Mapping[str, Role]) -> Turns:
     if key not in row:
         raise ValueError(f"it has no {key!r}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from neft.data.chat import chat_template
 from neft.data.documents import Document
 from neft.data.files import read_rows
-from neft.data.formats import FORMATS, Turns
+from neft.data.formats import AUTO, FORMATS, Turns, format_of
 from neft.data.templates import CHAT, TEMPLATES, Template, own_template
 from neft.errors import DataError, InputError
 
@@ -33,7 +33,7 @@ def read_documents(
 
     Args:
         path: .json, .jsonl or .txt (each also .gz), .parquet, or a folder of `datasets`.
-        format: What the rows are, one of `FORMATS`.
+        format: What the rows are, one of `FORMATS`; `auto` for the one whose columns the first row has.
         template: How they become text: one of `TEMPLATES`, `chat` for the tokenizer's own, or a text with
             `{instruction}`, `{input}` or `{prompt}` in it. If not given, the one that `FORMATS` names for the format.
         tokenizer: For the template `chat`.
@@ -61,6 +61,8 @@ def iter_documents(
     dataset_split: str | None = None,
 ) -> Iterator[Document]:
     """Yields what `read_documents` returns, one row in memory at a time; options and errors are the same."""
+    if format == AUTO:
+        format = detect_format(path, text_column=text_column, dataset_split=dataset_split)
     to_turns = _format(format, text_column)
     to_segments, has_own_markers = _template(template, format, tokenizer)
     for number, row in read_rows(path, dataset_split=dataset_split):
@@ -76,9 +78,25 @@ def iter_documents(
         yield Document(segments, number, has_own_markers)
 
 
+def detect_format(path: Path, *, text_column: str = _TEXT, dataset_split: str | None = None) -> str:
+    """Returns the format whose columns the first row of a file has.
+
+    Raises:
+        DataError: the file cannot be read or is empty, or its columns are those of no format, or of several.
+    """
+    first = next(iter(read_rows(path, dataset_split=dataset_split)), None)
+    if first is None:
+        raise DataError(f"{path} has no rows; give a file with at least one.")
+    number, row = first
+    try:
+        return format_of(row, text_column)
+    except ValueError as error:
+        raise DataError(f"{path}, row {number}: {error}; name the format ({', '.join(sorted(FORMATS))}).") from error
+
+
 def _format(format: str, text_column: str) -> Callable[..., Turns]:
     if format not in FORMATS:
-        raise InputError(f"format is {format!r}; choose one of {', '.join(sorted(FORMATS))}.")
+        raise InputError(f"format is {format!r}; choose auto or one of {', '.join(sorted(FORMATS))}.")
     if text_column == _TEXT:
         return FORMATS[format].turns
     if format != _TEXT:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from neft.data import FORMATS, Document, Segment, iter_documents, read_documents
+from neft.data import FORMATS, Document, Segment, detect_format, iter_documents, read_documents
 from neft.errors import DataError, InputError
 
 FORMAT = "prompt-completion"
@@ -127,7 +127,7 @@ def test_text_in_a_column_of_any_name(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"format": "alpacca"}, "'alpacca'; choose one of alpaca, chat, prompt-completion, sharegpt, .*text"),
+        ({"format": "alpacca"}, "'alpacca'; choose auto or one of alpaca, chat, prompt-completion, sharegpt, .*text"),
         ({"format": "alpaca", "template": "llama"}, "template is 'llama'; choose one of raw, alpaca, .*chat, or write"),
         ({"format": "alpaca", "text_column": "body"}, "text_column is 'body', but the format alpaca"),
         ({"format": "text", "template": "alpaca"}, "template is 'alpaca', but the format text"),
@@ -153,3 +153,37 @@ def test_importing_the_package_is_light():
     """`import neft.data` imports neither torch nor transformers, so that wrong options are answered at once."""
     code = "import sys, neft.data; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pyarrow')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"prompt": "a", "completion": "b"}, "prompt-completion"),
+        ({"instruction": "a", "input": "", "output": "b", "text": "a b"}, "alpaca"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "sharegpt"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "chat"),
+        ({"text": "a"}, "text"),
+    ],
+)
+def test_auto_takes_the_format_whose_columns_are_there(row, name, tmp_path):
+    """The first row's columns decide; a rendered text beside them does not."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert detect_format(path) == name
+    if name != "chat":  # whose template is the tokenizer's
+        assert read_documents(path, format="auto") == read_documents(path, format=name)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "a", "answer": "b"}, r"row 1: its columns \('question', 'answer'\) are those of no format"),
+        ({"prompt": "a", "completion": "b", "messages": []}, "those of prompt-completion and chat; name the format"),
+    ],
+)
+def test_auto_refuses_what_no_format_or_several_would_read(row, message, tmp_path):
+    """Nothing is guessed: the columns are named, and the formats to choose from."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=message):
+        read_documents(path, format="auto")
