@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -64,8 +66,10 @@ class Loop(Trainer):
 
     def mean_loss(self, training_loss: float, *, first_step: int, last_step: int) -> float:
         """Returns the mean over all steps from the Trainer's mean over those since the resume."""
-        num_steps = last_step - first_step
-        mean: float = (self.loss_before + training_loss * num_steps) / last_step
+        # Until 5.19 the Trainer divides the loss since the resume by all steps.
+        is_by_all = Version(transformers.__version__) < Version("5.19")
+        num_counted = last_step if is_by_all else last_step - first_step
+        mean: float = (self.loss_before + training_loss * num_counted) / last_step
         return mean
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -163,7 +163,7 @@ def _fit(run: _Run, folder: Path) -> PolicyResult:
     config = run.config
     log = RunLog(folder / LOG_FILE, show_progress=config.show_progress)
     start_s = time.monotonic()
-    with kept_config(run.model, names=("pad_token_id", "use_cache")):
+    with kept_config(run.model, names=("pad_token_id", "eos_token_id", "use_cache")):
         trainer = _trainer(run, folder, log)
         try:
             outcome = trained(trainer)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_machine(run: Run) -> None:
     """Without roles it tells versions and memory, and loads nothing."""
     found = report(run)
     assert set(found) == {"versions", "memory"}
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["torch"] == metadata.version("torch")
     assert found["memory"][-1]["place"] == "cpu"
     assert 0 < found["memory"][-1]["free_bytes"] <= found["memory"][-1]["total_bytes"]
 
