@@ -1,7 +1,7 @@
 """ProxyGenerator: prompts in, steered completions out."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -11,13 +11,20 @@ from proxytune.completion import Completion, Request, Row, Score
 from proxytune.detokenize import TextStream
 from proxytune.errors import ContextLengthError, OptionError, OutputError, RoleError, UnknownOptionError
 from proxytune.hf.configuration import ProxyTunedConfig
-from proxytune.hf.loading import build_composite, config_of, load_composite, load_config, roles_of
-from proxytune.hf.modeling import ProxyTunedForCausalLM
-from proxytune.hf.runtime import HfRuntime
+from proxytune.hf.loading import (
+    build_composite,
+    config_of,
+    load_composite,
+    load_config,
+    roles_of,
+    save_composite,
+    stored_generation_config,
+)
 from proxytune.options import GenerationOptions, OptionKwargs, check_alpha
 from proxytune.prompts import Prompt, PromptFormat
 from proxytune.requests import RequestBuilder, RoleReader, as_continuations, as_prompts
 from proxytune.roles import Pair, Role, load_tokenizer
+from proxytune.runtimes import RuntimeName, choose_runtime, new_runtime, new_vllm_composite
 from proxytune.vocabulary import shared_size
 
 
@@ -25,7 +32,9 @@ class ProxyGenerator:
     """A base model steered at decode time by small tuned and untuned models.
 
     Attributes:
-        model: The composite, an ordinary transformers causal LM (`ProxyTunedForCausalLM`).
+        model: The composite, an ordinary transformers causal LM (`ProxyTunedForCausalLM`); in runtime vllm, where the
+            weights are in the engine's processes, an account of its roles.
+        runtime: `"hf"` or `"vllm"`.
         tokenizer: The base's tokenizer.
         eos_token_ids: Ids that end a completion: those of all roles together unless given.
     """
@@ -48,6 +57,8 @@ class ProxyGenerator:
         trust_remote_code: bool = False,
         tokenizer: Any = None,
         eos_token_ids: Sequence[int] | None = None,
+        runtime: RuntimeName = "hf",
+        engine_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Load the roles and check that they share a vocabulary.
 
@@ -67,8 +78,12 @@ class ProxyGenerator:
             trust_remote_code: Likewise; off unless asked for.
             tokenizer: For all roles, where the models come without: folder, hub id or object.
             eos_token_ids: In place of the roles' own.
+            runtime: `"hf"` (transformers), `"vllm"`, or `"auto"`: vLLM when it is installed, a CUDA device is there and
+                the roles are given so that it can load them.
+            engine_options: vLLM's `EngineArgs`: `tensor_parallel_size`, `gpu_memory_utilization`, `enforce_eager`, …
 
         Raises:
+            RuntimeUnsupportedError: The runtime cannot run these roles; the text names the one that can.
             RoleError: A role is missing, cannot be loaded, or does not fit.
             VocabularyError: The roles do not share token ids.
             OptionError: α or another setting is out of range.
@@ -87,7 +102,12 @@ class ProxyGenerator:
         for name in (*formats.values(), *(name for pair in found for name in (pair.expert_prompt, pair.anti_prompt))):
             PromptFormat(name or "raw")
         config = config_of(base_role, found, roles, formats)
-        self._set_up(base_role, roles, build_composite(base_role, roles, config), tokenizer, eos_token_ids)
+        self.runtime = choose_runtime(runtime, engine_options, base_role, roles)
+        if self.runtime == "vllm":
+            model = new_vllm_composite(base_role, roles, config, engine_options)
+        else:
+            model = build_composite(base_role, roles, config)
+        self._set_up(base_role, roles, model, tokenizer, eos_token_ids)
 
     @classmethod
     def from_pretrained(
@@ -103,6 +123,8 @@ class ProxyGenerator:
         quantization: Any = None,
         trust_remote_code: bool = False,
         tokenizer: Any = None,
+        runtime: RuntimeName = "hf",
+        engine_options: Mapping[str, Any] | None = None,
     ) -> "ProxyGenerator":
         """Load what `save_pretrained` wrote; what is given here takes the place of what is stored.
 
@@ -117,6 +139,8 @@ class ProxyGenerator:
             quantization: For every role.
             trust_remote_code: Never stored, so it must be asked for again.
             tokenizer: In place of the one in the folder.
+            runtime: As in the constructor.
+            engine_options: Likewise.
 
         Raises:
             RoleNotFoundError: No proxy folder there, or a role it names is gone.
@@ -133,10 +157,16 @@ class ProxyGenerator:
         if trust_remote_code:
             settings["trust_remote_code"] = True
         base, roles = roles_of(config, **settings)
-        model = load_composite(folder, config=config, **settings)
+        chosen = choose_runtime(runtime, engine_options, base, roles)
+        if chosen == "vllm":
+            model = new_vllm_composite(base, roles, config, engine_options)
+            model.generation_config = stored_generation_config(folder) or model.generation_config
+        else:
+            model = load_composite(folder, config=config, **settings)
         own = tokenizer if tokenizer is not None else load_tokenizer(Role(str(folder)))
         eos = model.generation_config.eos_token_id if (Path(folder) / "generation_config.json").is_file() else None
         generator = cls.__new__(cls)
+        generator.runtime = chosen
         generator._set_up(base, roles, model, own, [eos] if isinstance(eos, int) else eos)
         return generator
 
@@ -148,7 +178,7 @@ class ProxyGenerator:
             OutputError: The folder cannot be written.
         """
         try:
-            self.model.save_pretrained(folder)
+            save_composite(self.model, folder)
             self.tokenizer.save_pretrained(str(folder))
         except OSError as error:
             raise OutputError(f"cannot write the proxy folder {str(folder)!r}: {error.strerror or error}.") from error
@@ -247,7 +277,7 @@ class ProxyGenerator:
         self,
         base: Role,
         roles: Sequence[tuple[Role, Role]],
-        model: ProxyTunedForCausalLM,
+        model: Any,
         tokenizer: Any,
         eos_token_ids: Sequence[int] | None,
     ) -> None:
@@ -290,7 +320,12 @@ class ProxyGenerator:
             for role in model.roles
         ]
         self._builder = RequestBuilder(readers, model.config.vocab_size, model.config.alphas)
-        self._runtime = HfRuntime(model, self.tokenizer, self.eos_token_ids, pad)
+        self._runtime = new_runtime(self.runtime, model, self.tokenizer, self.eos_token_ids, pad)
+
+    def close(self) -> None:
+        """End the vLLM engine's processes; runtime hf holds none."""
+        if self.runtime == "vllm":
+            self._runtime.close()
 
     def _run(
         self, prompts: Sequence[Prompt], requests: Sequence[Request], options: GenerationOptions, bar: Any

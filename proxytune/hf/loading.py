@@ -48,7 +48,7 @@ def build_composite(
         wrappers[id(anti_model)] = peft_model
         models.append((Adapted(peft_model, adapter_name), anti_model))
     composite = ProxyTunedForCausalLM(config, base_model, models)
-    composite.generation_config = _merged_generation_config(composite)
+    composite.generation_config = merged_generation_config(composite)
     return composite
 
 
@@ -115,8 +115,7 @@ def load_composite(folder: Any, *, config: ProxyTunedConfig | None = None, **kwa
         kwargs.pop(internal, None)
     base, pairs = roles_of(config, **role_fields, model_kwargs=kwargs)
     composite = build_composite(base, pairs, config)
-    if (Path(folder) / "generation_config.json").is_file():
-        composite.generation_config = GenerationConfig.from_pretrained(str(folder))
+    composite.generation_config = stored_generation_config(folder) or composite.generation_config
     composite.name_or_path = config.name_or_path = str(folder)
     return composite
 
@@ -129,7 +128,14 @@ def roles_of(config: ProxyTunedConfig, **defaults: Any) -> tuple[Role, list[tupl
     return base, pairs
 
 
-def save_composite(composite: ProxyTunedForCausalLM, folder: Any) -> None:
+def stored_generation_config(folder: Any) -> GenerationConfig | None:
+    """Return a proxy folder's generation config, None if it holds none."""
+    if not (Path(folder) / "generation_config.json").is_file():
+        return None
+    return GenerationConfig.from_pretrained(str(folder))
+
+
+def save_composite(composite: Any, folder: Any) -> None:
     """Write config.json and generation_config.json; folders below the proxy folder are named relative to it."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -186,7 +192,7 @@ def _settings(role: Role) -> str:
     return str({**vars(role), "source": source, "dtype": str(role.dtype).removeprefix("torch.")})
 
 
-def _merged_generation_config(composite: ProxyTunedForCausalLM) -> GenerationConfig:
+def merged_generation_config(composite: Any) -> GenerationConfig:
     """Return the ids that begin and end a text: those of every role together, sampling defaults of none.
 
     A base ends documents with one token, its chat expert turns with another; either ends the answer.

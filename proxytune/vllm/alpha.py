@@ -1,0 +1,102 @@
+"""α per request: known by row of the batch, spread over tokens, carried exactly beside the hidden states."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from proxytune.errors import OptionError
+from proxytune.vllm.plan import ALPHA_KEY, Plan, check_alphas
+
+COLUMNS_PER_ALPHA = 3  # three bfloat16 numbers hold the 24 bits of a float32
+
+_logger = logging.getLogger(__name__)
+
+# Processor and model live in one worker process, made by one runner, and have nothing else in common.
+_by_engine: dict[str, "AlphaRows"] = {}
+
+
+class AlphaRows(LogitsProcessor):
+    """Follows which row of the batch asks for which α. It changes no logits: the composite reads it."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        """Start with the configured α in every row."""
+        self._plan = Plan.of(vllm_config.model_config.hf_config)
+        self._rows = [self._plan.alphas] * vllm_config.scheduler_config.max_num_seqs
+        self._device = device
+        _by_engine[vllm_config.instance_id] = self
+
+    @staticmethod
+    def of(vllm_config: Any) -> "AlphaRows | None":
+        """Return the processor of an engine, None if it was started without."""
+        return _by_engine.get(vllm_config.instance_id)
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Raise OptionError (over HTTP: status 400) for an α that is no finite number."""
+        given = (sampling_params.extra_args or {}).get(ALPHA_KEY)
+        if given is not None:
+            check_alphas(given if isinstance(given, Sequence) and not isinstance(given, str) else [given])
+
+    def is_argmax_invariant(self) -> bool:
+        """Return True: nothing is changed."""
+        return True
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Return the logits as they are."""
+        return logits
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow requests that come, and rows that move (a row left empty keeps what it had)."""
+        if batch_update is None:
+            return
+        for row, params, _, _ in batch_update.added:
+            self._rows[row] = self._alphas_of(params.extra_args)
+        for first, second, direction in batch_update.moved:
+            moved = self._rows[first]
+            if direction == MoveDirectionality.SWAP:
+                self._rows[first] = self._rows[second]
+            self._rows[second] = moved
+
+    def _alphas_of(self, extra_args: Mapping[str, Any] | None) -> tuple[float, ...]:
+        try:
+            return self._plan.alphas_of(extra_args)
+        except OptionError as error:
+            # Only a list's length gets past validate_params, and an exception here would end the engine for everybody.
+            _logger.error("%s The configured strengths are taken.", error)
+            return self._plan.alphas
+
+    def per_token(self, num_tokens: int, starts: Tensor | None) -> Tensor:
+        """Return α `[T, pairs]`, float32, of every token; `starts` `[B + 1]` as in `compat.query_starts`."""
+        if starts is None:
+            return torch.tensor([self._plan.alphas], device=self._device).expand(num_tokens, -1)
+        num_rows = starts.shape[0] - 1
+        rows = torch.tensor(self._rows[:num_rows], dtype=torch.float32, device=self._device)
+        tokens = torch.arange(num_tokens, device=self._device)
+        # Padded tokens lie behind the last row and are read by nobody.
+        place = torch.bucketize(tokens, starts[1:].to(tokens.dtype), right=True).clamp(max=num_rows - 1)
+        return rows[place]
+
+
+def to_columns(alphas: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return α `[T, pairs]` float32 as `[T, 3 · pairs]` of another dtype, whose float32 sums are exact.
+
+    >>> import torch
+    >>> alphas = torch.tensor([[0.1, -1.7]])
+    >>> torch.equal(from_columns(to_columns(alphas, torch.bfloat16)), alphas)
+    True
+    """
+    parts = []
+    rest = alphas
+    for _ in range(COLUMNS_PER_ALPHA):
+        parts.append(rest.to(dtype))
+        rest = rest - parts[-1].float()
+    return torch.stack(parts, dim=-1).flatten(1)
+
+
+def from_columns(columns: Tensor) -> Tensor:
+    """Return α `[T, pairs]`, float32, from `to_columns`."""
+    return columns.float().reshape(columns.shape[0], -1, COLUMNS_PER_ALPHA).sum(-1)

@@ -1,0 +1,190 @@
+"""A composite as the vLLM runtime knows it before its engine starts: configs of the roles, no weights."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from proxytune.errors import RoleError, RuntimeUnsupportedError
+from proxytune.roles import Role, load_adapter, load_model, require_files
+from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
+
+_PAIR = ("expert", "anti")
+_HF = 'take runtime="hf" for this.'
+
+
+@dataclass(frozen=True)
+class VllmRole:
+    """One role: `plan` says what the engine loads, `config` what it is; `model` stands in for its generation config."""
+
+    name: str
+    plan: RolePlan
+    config: Any
+    prompt_format: str
+    max_context: int | None
+    model: Any
+
+    @property
+    def logits_width(self) -> int:
+        """Width of its logits, padding included."""
+        return int(self.config.vocab_size)
+
+
+@dataclass
+class VllmComposite:
+    """Roles, pairs and config under the names that the transformers composite has for them.
+
+    Attributes:
+        config: The `ProxyTunedConfig`; its sizes are filled in here.
+        roles: Every distinct role under its prompt format, base first.
+        pair_roles: For each pair the places of its expert and its anti in `roles`.
+        dtype: Of all roles.
+        engine_options: vLLM's `EngineArgs` beyond those that make the composite.
+        generation_config: Ids that begin and end a text; set by whoever merges the roles'.
+        merged: Folder of adapters merged into their antis; None when no expert is one.
+    """
+
+    config: Any
+    roles: list[VllmRole]
+    pair_roles: list[tuple[int, int]]
+    dtype: torch.dtype
+    engine_options: Mapping[str, Any]
+    merged: Any = None
+    generation_config: Any = field(default_factory=GenerationConfig)
+
+    @property
+    def base(self) -> Any:
+        """The base's stand-in."""
+        return self.roles[0].model
+
+    def plan(self) -> Plan:
+        """Return what the engine loads; roles that differ only in their prompt format are one model there."""
+        distinct = list(dict.fromkeys(role.plan for role in self.roles))
+        places = [distinct.index(role.plan) for role in self.roles]
+        return Plan(
+            roles=tuple(distinct),
+            pairs=tuple((places[expert], places[anti]) for expert, anti in self.pair_roles),
+            alphas=check_alphas(self.config.alphas),
+            vocab_size=self.config.vocab_size,
+        )
+
+
+def why_not(base: Role, pairs: Sequence[tuple[Role, Role]]) -> str | None:
+    """Return why these roles, as they were given, cannot run in vLLM; None if they can."""
+    named = [("base", base), *((name, role) for pair in pairs for name, role in zip(_PAIR, pair, strict=True))]
+    return next((reason for name, role in named if (reason := _why_not(name, role)) is not None), None)
+
+
+def _why_not(name: str, role: Role) -> str | None:
+    if role.is_loaded:
+        return f"{name} is a loaded model, and vLLM loads models itself: pass its folder or hub id, or {_HF}"
+    if role.device_map is not None:
+        return f"device_map={role.device_map!r} of {name}: vLLM places models itself; leave it out, or {_HF}"
+    if role.quantization is not None:
+        return (
+            f"quantization={role.quantization!r} of {name}: vLLM runs weights that are quantised on disk; "
+            f"leave it out, or {_HF}"
+        )
+    if role.model_kwargs:
+        return f"model_kwargs of {name} ({', '.join(role.model_kwargs)}) are transformers' own: {_HF}"
+    if role.is_adapter and name != "expert":
+        return f"{name} is an adapter, and only an expert may be one here: merge it first, or {_HF}"
+    return None
+
+
+def new_composite(
+    base: Role, pairs: Sequence[tuple[Role, Role]], config: Any, engine_options: Mapping[str, Any] | None
+) -> VllmComposite:
+    """Return the composite of these roles, every one of them checked; an adapter is merged into its anti on disk.
+
+    Raises:
+        RuntimeUnsupportedError: vLLM cannot run them; the text names the runtime that can.
+        RoleError: A role is missing.
+    """
+    reason = why_not(base, pairs)
+    if reason is not None:
+        raise RuntimeUnsupportedError(reason)
+    options = dict(engine_options or {})
+    merged = tempfile.TemporaryDirectory(prefix="proxytune-") if any(expert.is_adapter for expert, _ in pairs) else None
+    roles: list[VllmRole] = []
+    pair_roles = []
+    _place(roles, "base", base, config.base_prompt)
+    for number, (expert, anti) in enumerate(pairs):
+        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
+        formats = config.prompt_formats(number)
+        if expert.is_adapter and merged is not None:
+            expert = _merge(expert, anti, f"expert{suffix}", Path(merged.name) / f"expert{suffix}")
+        expert_place = _place(roles, f"expert{suffix}", expert, formats[0])
+        pair_roles.append((expert_place, _place(roles, f"anti{suffix}", anti, formats[1])))
+    dtype = _shared_dtype([base, *(role for pair in pairs for role in pair)], roles)
+    if (limit := options.get("max_model_len")) is not None and limit > 0:
+        roles = [replace(role, max_context=min(limit, role.max_context or limit)) for role in roles]
+    contexts = [role.max_context for role in roles if role.max_context is not None]
+    config.vocab_size = min([role.logits_width for role in roles] + ([config.vocab_size] if config.vocab_size else []))
+    config.max_position_embeddings = min(contexts, default=None)
+    config.num_hidden_layers = sum(role.config.num_hidden_layers for role in roles)
+    config.hidden_size = roles[0].config.hidden_size
+    return VllmComposite(config, roles, pair_roles, dtype, options, merged)
+
+
+def _place(roles: list[VllmRole], name: str, role: Role, prompt_format: str) -> int:
+    """Return the place of a role among those seen so far, adding it when it is new."""
+    require_files(role, name)
+    source = str(Path(str(role.source)).resolve()) if Path(str(role.source)).is_dir() else str(role.source)
+    for place, seen in enumerate(roles):
+        if (seen.plan.model, seen.plan.revision) == (source, role.revision):
+            if seen.prompt_format == prompt_format:
+                return place
+            roles.append(VllmRole(name, seen.plan, seen.config, prompt_format, seen.max_context, seen.model))
+            return len(roles) - 1
+    try:
+        config = AutoConfig.from_pretrained(source, revision=role.revision).get_text_config(decoder=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise RoleError(f"{name} {source!r} has no config that can be read: {error}") from error
+    require_supported(config, name)
+    generation_config = _generation_config(source, role.revision, config)
+    plan = RolePlan(name=name, model=source, revision=role.revision)
+    stand_in = SimpleNamespace(generation_config=generation_config)
+    context = getattr(config, "max_position_embeddings", None)
+    roles.append(VllmRole(name, plan, config, prompt_format, context, stand_in))
+    return len(roles) - 1
+
+
+def _generation_config(source: str, revision: str | None, config: Any) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(source, revision=revision)
+    except OSError:
+        return GenerationConfig.from_model_config(config)
+
+
+def _shared_dtype(given: Sequence[Role], roles: Sequence[VllmRole]) -> torch.dtype:
+    """Return the one dtype of all roles: vLLM keeps their hidden states and KV caches in the same."""
+    asked = {_as_dtype(role.dtype) for role in given if role.dtype not in (None, "auto")}
+    stored = {_as_dtype(getattr(role.config, "dtype", None) or torch.float32) for role in roles}
+    found = asked or stored
+    if len(found) > 1 or (asked and any(role.dtype in (None, "auto") for role in given) and asked != stored):
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found | stored))
+        raise RuntimeUnsupportedError(
+            f"the roles are of several dtypes ({names}), and the vllm runtime needs one: pass dtype= for all, or {_HF}"
+        )
+    [dtype] = found
+    return dtype
+
+
+def _as_dtype(dtype: Any) -> torch.dtype:
+    found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return found
+
+
+def _merge(expert: Role, anti: Role, name: str, folder: Path) -> Role:
+    """Return the expert as a model of its own: its adapter merged into the anti, saved below a temporary folder."""
+    # On the CPU: what this process kept of a GPU's memory the engine could not use.
+    model = load_model(replace(anti, device_map="cpu"), "anti")
+    adapted, _ = load_adapter(expert, name, model, anti)
+    adapted.merge_and_unload().save_pretrained(folder)
+    return Role(str(folder), dtype=expert.dtype if expert.dtype is not None else anti.dtype)

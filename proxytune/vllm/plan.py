@@ -1,0 +1,121 @@
+"""What the engine's processes must know of a composite; it travels inside the base's config."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from proxytune.errors import OptionError, RoleError, RuntimeUnsupportedError
+from proxytune.options import check_alpha
+from proxytune.vllm.plugin import ARCHITECTURE
+
+CONFIG_KEY = "proxytune"
+ALPHA_KEY = "alpha"
+
+# Decoders whose layers all attend to everything before them, each compared with the hf runtime by tests.
+SUPPORTED = (
+    "GPT2LMHeadModel",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "OPTForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+_MAX_ALPHA = 65504.0  # α passes through hidden states, which may be float16
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolePlan:
+    """One model to load: a folder or hub id."""
+
+    name: str
+    model: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A composite as plain data.
+
+    Attributes:
+        roles: Every distinct model, base first.
+        pairs: For each pair the places of its expert and its anti in `roles`.
+        alphas: The configured strength of each pair.
+        vocab_size: How many ids all roles share; None for the narrowest role's.
+    """
+
+    roles: tuple[RolePlan, ...]
+    pairs: tuple[tuple[int, int], ...]
+    alphas: tuple[float, ...]
+    vocab_size: int | None = None
+
+    def overrides(self) -> dict[str, Any]:
+        """Return vLLM's `hf_overrides` that make the base's config the composite's."""
+        entry = {
+            "roles": [vars(role) for role in self.roles],
+            "pairs": [list(pair) for pair in self.pairs],
+            "alphas": list(self.alphas),
+            "vocab_size": self.vocab_size,
+        }
+        return {"architectures": [ARCHITECTURE], CONFIG_KEY: entry}
+
+    @classmethod
+    def of(cls, hf_config: Any) -> "Plan":
+        """Return the plan that `overrides` wrote into a config.
+
+        Raises:
+            RoleError: The config has none.
+        """
+        entry = getattr(hf_config, CONFIG_KEY, None)
+        if not isinstance(entry, Mapping):
+            raise RoleError(
+                f"this model's config has no {CONFIG_KEY!r} entry, so it is no composite: "
+                'start it with ProxyGenerator(..., runtime="vllm").'
+            )
+        return cls(
+            roles=tuple(RolePlan(**role) for role in entry["roles"]),
+            pairs=tuple((int(expert), int(anti)) for expert, anti in entry["pairs"]),
+            alphas=tuple(check_alpha(alpha) for alpha in entry["alphas"]),
+            vocab_size=entry["vocab_size"],
+        )
+
+    def alphas_of(self, extra_args: Mapping[str, Any] | None) -> tuple[float, ...]:
+        """Return a request's strengths, from its `extra_args`: a number, one per pair, or the configured ones.
+
+        Raises:
+            OptionError: They are no finite numbers, or not one per pair.
+        """
+        given = (extra_args or {}).get(ALPHA_KEY)
+        if given is None:
+            return self.alphas
+        values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else None
+        if values is not None and len(values) != len(self.pairs):
+            raise OptionError(f"alpha lists {len(values)} numbers for {len(self.pairs)} pair(s): pass one per pair.")
+        return check_alphas([given] * len(self.pairs) if values is None else values)
+
+
+def check_alphas(values: Sequence[Any]) -> tuple[float, ...]:
+    """Return strengths as floats; raise OptionError unless each is a finite number that float16 can hold."""
+    alphas = tuple(check_alpha(value) for value in values)
+    for alpha in alphas:
+        if abs(alpha) > _MAX_ALPHA:
+            raise OptionError(f"alpha is {alpha!r}: the vllm runtime takes at most {_MAX_ALPHA:g} either way.")
+    return alphas
+
+
+def require_supported(config: Any, name: str) -> None:
+    """Raise RuntimeUnsupportedError unless a role's config is of a decoder the vLLM composite runs."""
+    [architecture, *_] = getattr(config, "architectures", None) or ["unknown"]
+    if architecture not in SUPPORTED:
+        raise RuntimeUnsupportedError(
+            f"{name} is a {architecture}, and the vllm runtime runs {', '.join(SUPPORTED)}: "
+            'take runtime="hf" for this one.'
+        )
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    is_windowed = kinds != {"full_attention"}
+    if not getattr(config, "layer_types", None):
+        is_windowed = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+    if is_windowed:
+        raise RuntimeUnsupportedError(
+            f"{name} attends through a sliding window, which the vllm runtime does not combine: "
+            'take runtime="hf" for this one.'
+        )
