@@ -1,0 +1,1 @@
+"""Scores of benchmark outputs from their per-question files: pure functions, no model, no network."""
