@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
-PACKAGES := proxytune neft benchmarks tests
+PACKAGES := proxytune neft benchmarks tests examples
 
 .PHONY: demo test check format clean
 
@@ -11,7 +11,7 @@ demo: $(SETUP)
 	$(BIN)/proxytune demo
 
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(SETUP)
 	$(BIN)/ruff check $(PACKAGES)

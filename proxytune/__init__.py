@@ -13,6 +13,7 @@ from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.options import GenerationOptions
 from proxytune.roles import Pair, Role
 from proxytune.steering import steer
+from proxytune.trace import Trace
 
 AutoConfig.register("proxytune", ProxyTunedConfig, exist_ok=True)
 AutoModelForCausalLM.register(ProxyTunedConfig, ProxyTunedForCausalLM, exist_ok=True)
@@ -29,5 +30,6 @@ __all__ = [
     "Score",
     "Timing",
     "TokenLogprob",
+    "Trace",
     "steer",
 ]

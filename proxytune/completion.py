@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from proxytune.prompts import Prompt
+from proxytune.trace import Trace
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -21,14 +22,48 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodingStats:
+    """What decoding one batch did and cost.
+
+    Attributes:
+        tokens_per_second: Of the batch, reading the prompts included.
+        tokens_per_cycle: Of a row, behind its first token: 1 without speculation, up to k + 1 with k drafts.
+        num_drafted: Drafts per cycle of a row, in the mean: k, or less where cycles without drafts came between.
+        acceptance: For each place of a draft, the share of drafts kept there; empty without speculation.
+        num_cycles: Passes of the base over the batch, that over the prompts left out.
+        num_tokens: Generated in the batch.
+        role_seconds: By role, or by roles that share a pass ("expert+anti"), the prompts included.
+        floor_bytes: Bytes of weights that one step of plain decoding must read, input embeddings excluded.
+        floor_ratio: The same as a multiple of the base's alone: what steering costs at least while weights are all.
+        ratio: Seconds of the batch as a multiple of those in the base's own passes: without speculation, what
+            `floor_ratio` is to be compared with.
+    """
+
+    tokens_per_second: float
+    tokens_per_cycle: float
+    acceptance: tuple[float, ...]
+    num_drafted: float
+    num_cycles: int
+    num_tokens: int
+    role_seconds: dict[str, float]
+    floor_bytes: int
+    floor_ratio: float
+    ratio: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds of the batch a row was part of; rows of one batch share them."""
+    """Seconds of the batch a row was part of; rows of one batch share them.
+
+    `stats` is there where `generate(..., stats=True)` asked for it.
+    """
 
     seconds: float
     first_token_seconds: float
     batch_size: int
     num_prompt_tokens: int
     num_new_tokens: int
+    stats: DecodingStats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +79,7 @@ class Completion:
         timing: Seconds and sizes.
         index: Place of the prompt in the call.
         sequence: Which of the prompt's `num_return_sequences` this is.
+        trace: What steering did at every token, when asked for.
     """
 
     prompt: Prompt
@@ -54,6 +90,7 @@ class Completion:
     timing: Timing
     index: int = 0
     sequence: int = 0
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,3 +147,8 @@ class Row:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None
     timing: Timing
+    trace: Trace | None = None
+
+    def completion(self, prompt: Prompt, index: int, sequence: int) -> Completion:
+        """Return the row as the answer to `prompt`, the call's number `index`."""
+        return Completion(prompt=prompt, index=index, sequence=sequence, **vars(self))

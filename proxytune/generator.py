@@ -3,14 +3,13 @@
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from tqdm import tqdm
 
-from proxytune.completion import Completion, Request, Row, Score
+from proxytune.completion import Completion, Request, Score
 from proxytune.detokenize import TextStream
-from proxytune.errors import ContextLengthError, OptionError, OutputError, RoleError, UnknownOptionError
-from proxytune.hf.configuration import ProxyTunedConfig
+from proxytune.errors import ContextLengthError, OptionError, OutputError, RoleError
 from proxytune.hf.loading import (
     build_composite,
     config_of,
@@ -20,11 +19,20 @@ from proxytune.hf.loading import (
     save_composite,
     stored_generation_config,
 )
-from proxytune.options import GenerationOptions, OptionKwargs, check_alpha
+from proxytune.options import GenerationOptions, LoopSettings, OptionKwargs, Speculation, loop_settings
 from proxytune.prompts import Prompt, PromptFormat
-from proxytune.requests import RequestBuilder, RoleReader, as_continuations, as_prompts
-from proxytune.roles import Pair, Role, load_tokenizer
-from proxytune.runtimes import RuntimeName, choose_runtime, new_runtime, new_vllm_composite
+from proxytune.requests import RequestBuilder, as_continuations, as_prompts
+from proxytune.roles import Pair, Role, as_pairs, load_tokenizer
+from proxytune.rows import RowCutter
+from proxytune.runtimes import (
+    RuntimeName,
+    choose_runtime,
+    load_draft,
+    new_runtime,
+    new_vllm_composite,
+    require_fitting,
+)
+from proxytune.trace import Trace
 from proxytune.vocabulary import shared_size
 
 
@@ -59,6 +67,9 @@ class ProxyGenerator:
         eos_token_ids: Sequence[int] | None = None,
         runtime: RuntimeName = "hf",
         engine_options: Mapping[str, Any] | None = None,
+        speculation: Speculation = "auto",
+        draft: Any = "expert",
+        compile: Literal["auto", "off"] = "auto",
     ) -> None:
         """Load the roles and check that they share a vocabulary.
 
@@ -81,6 +92,10 @@ class ProxyGenerator:
             runtime: `"hf"` (transformers), `"vllm"`, or `"auto"`: vLLM when it is installed, a CUDA device is there and
                 the roles are given so that it can load them.
             engine_options: vLLM's `EngineArgs`: `tensor_parallel_size`, `gpu_memory_utilization`, `enforce_eager`, …
+            speculation: Lossless drafting in runtime hf: "auto" measures whether it pays and how far to draft, k drafts
+                k tokens, "off" none. The tokens are the same, seeded ones too.
+            draft: Who drafts: "expert", or a smaller model with the same vocabulary.
+            compile: "auto" runs the step as one graph where that pays (CUDA); "off" eagerly.
 
         Raises:
             RuntimeUnsupportedError: The runtime cannot run these roles; the text names the one that can.
@@ -95,19 +110,22 @@ class ProxyGenerator:
             "revision": revision,
             "trust_remote_code": trust_remote_code,
         }
-        found = _pairs(expert, anti, pairs, alpha)
+        found = as_pairs(expert, anti, pairs, alpha)
         base_role = Role.of(base, "base", **defaults)
         roles = [(Role.of(pair.expert, "expert", **defaults), Role.of(pair.anti, "anti", **defaults)) for pair in found]
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
         for name in (*formats.values(), *(name for pair in found for name in (pair.expert_prompt, pair.anti_prompt))):
             PromptFormat(name or "raw")
+        settings = loop_settings(speculation, draft, compile)
         config = config_of(base_role, found, roles, formats)
         self.runtime = choose_runtime(runtime, engine_options, base_role, roles)
+        require_fitting(self.runtime, settings)
         if self.runtime == "vllm":
             model = new_vllm_composite(base_role, roles, config, engine_options)
         else:
             model = build_composite(base_role, roles, config)
         self._set_up(base_role, roles, model, tokenizer, eos_token_ids)
+        self._start(model, settings, draft, defaults)
 
     @classmethod
     def from_pretrained(
@@ -125,6 +143,9 @@ class ProxyGenerator:
         tokenizer: Any = None,
         runtime: RuntimeName = "hf",
         engine_options: Mapping[str, Any] | None = None,
+        speculation: Speculation = "auto",
+        draft: Any = "expert",
+        compile: Literal["auto", "off"] = "auto",
     ) -> "ProxyGenerator":
         """Load what `save_pretrained` wrote; what is given here takes the place of what is stored.
 
@@ -141,6 +162,9 @@ class ProxyGenerator:
             tokenizer: In place of the one in the folder.
             runtime: As in the constructor.
             engine_options: Likewise.
+            speculation: Likewise.
+            draft: Likewise.
+            compile: Likewise.
 
         Raises:
             RoleNotFoundError: No proxy folder there, or a role it names is gone.
@@ -151,13 +175,15 @@ class ProxyGenerator:
             if value is not None:
                 setattr(config, name, PromptFormat(value).name)
         if alpha is not None:
-            _replace_alphas(config, alpha)
+            config.replace_alphas(alpha)
         settings = {"dtype": dtype, "device_map": device_map, "quantization": quantization}
         settings = {name: value for name, value in settings.items() if value is not None}
         if trust_remote_code:
             settings["trust_remote_code"] = True
         base, roles = roles_of(config, **settings)
+        loop = loop_settings(speculation, draft, compile)
         chosen = choose_runtime(runtime, engine_options, base, roles)
+        require_fitting(chosen, loop)
         if chosen == "vllm":
             model = new_vllm_composite(base, roles, config, engine_options)
             model.generation_config = stored_generation_config(folder) or model.generation_config
@@ -168,6 +194,7 @@ class ProxyGenerator:
         generator = cls.__new__(cls)
         generator.runtime = chosen
         generator._set_up(base, roles, model, own, [eos] if isinstance(eos, int) else eos)
+        generator._start(model, loop, draft, settings)
         return generator
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -196,8 +223,7 @@ class ProxyGenerator:
             UnknownOptionError: An option that does not exist.
             ContextLengthError: A prompt longer than a role's context.
         """
-        found = sorted(self.generate_as_done(prompts, **options), key=lambda done: (done.index, done.sequence))
-        return list(found)
+        return sorted(self.generate_as_done(prompts, **options), key=lambda done: (done.index, done.sequence))
 
     def generate_as_done(
         self, prompts: Prompt | Iterable[Prompt], **options: Unpack[OptionKwargs]
@@ -219,8 +245,8 @@ class ProxyGenerator:
         work. Arguments and errors as in `generate`, for one prompt, one sequence.
         """
         checked = GenerationOptions.from_kwargs(options)
-        if checked.num_beams > 1 or checked.num_return_sequences > 1 or checked.logprobs is not None:
-            raise OptionError("stream yields one sampled or greedy text: use generate for beams, several, or logprobs.")
+        if checked.num_beams > 1 or checked.num_return_sequences > 1 or checked.logprobs is not None or checked.trace:
+            raise OptionError("stream yields one text: use generate for beams, several, logprobs, or a trace.")
         [request] = self._builder.for_generation([prompt], checked)
         return self._stream(prompt, request, checked)
 
@@ -235,6 +261,27 @@ class ProxyGenerator:
         except ContextLengthError:
             return 0
         return request.max_new_tokens
+
+    def trace(
+        self, prompt: Prompt, *, continuation: str | Sequence[int] | None = None, **options: Unpack[OptionKwargs]
+    ) -> Trace:
+        """Return what steering did at every token of the answer to a prompt (of several sequences, the first).
+
+        Args:
+            prompt: As in `generate`.
+            continuation: Text or token ids to look at in place of generating, as in `score`.
+            **options: As in `generate`; `alpha` and `trace`, how many tokens to keep, count for a continuation too.
+
+        Raises:
+            RuntimeUnsupportedError: The runtime is not hf.
+        """
+        options["trace"] = options.get("trace") or True
+        if continuation is None:
+            return self.generate([prompt], **options)[0].trace  # type: ignore[return-value]
+        checked = GenerationOptions.from_kwargs(options)
+        [request] = self._builder.for_scoring([prompt], [continuation], checked.alpha)
+        found: Trace = self._runtime.trace(request, request.continuation_ids, checked.num_trace_candidates)
+        return found
 
     def score(
         self,
@@ -294,33 +341,26 @@ class ProxyGenerator:
             raise RoleError("the base comes without a tokenizer: pass tokenizer= with a folder, a hub id or an object.")
         widths = {role.name: role.logits_width for role in model.roles}
         given = {} if shared is None else {"tokenizer": shared}
-        model.config.vocab_size = shared_size({**given, **own}, widths)
+        size = model.config.vocab_size = shared_size({**given, **own}, widths)
         if eos_token_ids is None:
             configured = model.generation_config.eos_token_id or []
             ids = [*configured, *(found.eos_token_id for found in own.values()), self.tokenizer.eos_token_id]
-            eos_token_ids = [index for index in ids if index is not None and index < model.config.vocab_size]
-        unknown = [index for index in eos_token_ids if not 0 <= index < model.config.vocab_size]
-        if unknown:
-            raise OptionError(
-                f"eos_token_ids has {unknown[0]}, but the shared ids go from 0 to {model.config.vocab_size - 1}."
-            )
+            eos_token_ids = [index for index in ids if index is not None and index < size]
+        unknown = next((index for index in eos_token_ids if not 0 <= index < size), None)
+        if unknown is not None:
+            raise OptionError(f"eos_token_ids has {unknown}, but the shared ids go from 0 to {size - 1}.")
         self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
-        pad = model.generation_config.pad_token_id
-        pad = pad if pad is not None and 0 <= pad < model.config.vocab_size else 0
+        pad = model.generation_config.pad_token_id or 0
         model.generation_config.eos_token_id = list(self.eos_token_ids) or None
-        model.generation_config.pad_token_id = pad
-        readers = [
-            RoleReader(
-                role.name,
-                PromptFormat(role.prompt_format),
-                own.get(role.name, self.tokenizer),
-                role.max_context,
-                role.logits_width,
-            )
-            for role in model.roles
-        ]
-        self._builder = RequestBuilder(readers, model.config.vocab_size, model.config.alphas)
-        self._runtime = new_runtime(self.runtime, model, self.tokenizer, self.eos_token_ids, pad)
+        model.generation_config.pad_token_id = pad if 0 <= pad < size else 0
+        self._builder = RequestBuilder.for_model(model, own, self.tokenizer)
+
+    def _start(self, model: Any, settings: LoopSettings, draft: Any, defaults: Mapping[str, Any]) -> None:
+        """Start the runtime, with its draft model if one is named."""
+        size = model.config.vocab_size
+        drafter = load_draft(draft, defaults, size, {"base": self.tokenizer}) if settings.has_draft_model else None
+        pad = model.generation_config.pad_token_id
+        self._runtime = new_runtime(self.runtime, model, self.tokenizer, self.eos_token_ids, pad, settings, drafter)
 
     def close(self) -> None:
         """End the vLLM engine's processes; runtime hf holds none."""
@@ -333,7 +373,7 @@ class ProxyGenerator:
         with bar:
             for request, rows in self._runtime.generate(requests, options):
                 for offset, row in enumerate(rows):
-                    yield _completion(prompts[request.index], request, row, request.sequence + offset)
+                    yield row.completion(prompts[request.index], request.index, request.sequence + offset)
                 bar.update()
 
     def _stream(self, prompt: Prompt, request: Request, options: GenerationOptions) -> Generator[str, None, Completion]:
@@ -350,47 +390,11 @@ class ProxyGenerator:
                 yield piece
         if piece := text.finish():
             yield piece
-        row = self._runtime.row(
+        row = RowCutter(self.tokenizer, self.eos_token_ids).row(
             token_ids,
             request,
             options,
             seconds=time.perf_counter() - started,
             first_token_seconds=first_token_at - started,
         )
-        return _completion(prompt, request, row, request.sequence)
-
-
-def _pairs(expert: Any, anti: Any, pairs: Sequence[Pair] | None, alpha: float) -> list[Pair]:
-    if pairs is None:
-        Role.of(expert, "expert")
-        Role.of(anti, "anti")
-        return [Pair(expert, anti, check_alpha(alpha))]
-    if expert is not None or anti is not None:
-        raise UnknownOptionError("pass either expert and anti, or pairs, not both.")
-    if alpha != 1.0:
-        raise UnknownOptionError(f"alpha={alpha!r} with pairs: write it into each Pair(expert, anti, alpha).")
-    if not pairs:
-        raise RoleError("pairs is empty: pass at least one Pair(expert, anti).")
-    return list(pairs)
-
-
-def _replace_alphas(config: ProxyTunedConfig, alpha: float | Sequence[float]) -> None:
-    pairs = config.pairs or []
-    alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(pairs)
-    if len(alphas) != len(pairs):
-        raise OptionError(f"alpha lists {len(alphas)} numbers for {len(pairs)} pair(s): pass one number per pair.")
-    for pair, value in zip(pairs, alphas, strict=True):
-        pair["alpha"] = check_alpha(value)
-
-
-def _completion(prompt: Prompt, request: Request, row: Row, sequence: int) -> Completion:
-    return Completion(
-        prompt=prompt,
-        text=row.text,
-        token_ids=row.token_ids,
-        finish_reason=row.finish_reason,
-        logprobs=row.logprobs,
-        timing=row.timing,
-        index=request.index,
-        sequence=sequence,
-    )
+        return row.completion(prompt, request.index, request.sequence)

@@ -4,9 +4,13 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from proxytune.errors import OptionError, UnknownOptionError
+
+TRACE_CANDIDATES = 5
+
+Speculation = Literal["auto", "off"] | int
 
 
 class OptionKwargs(TypedDict, total=False):
@@ -28,6 +32,8 @@ class OptionKwargs(TypedDict, total=False):
     alpha: Any
     batch_size: int
     progress: bool
+    stats: bool
+    trace: bool | int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,9 @@ class GenerationOptions:
             an entry (or the whole) may also list one number per pair.
         batch_size: Most rows in one batch; halved by itself when memory runs out.
         progress: Show a progress bar on stderr.
+        stats: Measure the time of every role, and put `DecodingStats` on `Completion.timing` (runtime hf).
+        trace: Put on each completion what steering did at every token (runtime hf): True, or how many of the likeliest
+            tokens of each distribution to keep.
     """
 
     max_new_tokens: int = 256
@@ -72,6 +81,8 @@ class GenerationOptions:
     alpha: Any = None
     batch_size: int = 32
     progress: bool = False
+    stats: bool = False
+    trace: bool | int = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -90,6 +101,8 @@ class GenerationOptions:
         _require(_is_number(self.length_penalty), "length_penalty", self.length_penalty, "a finite number")
         if self.logprobs is not None:
             _require_whole("logprobs", self.logprobs, least=0)
+        if self.trace is not False:
+            _require_whole("trace (unless True or False)", self.num_trace_candidates, least=1)
         for text in self.stop:
             _require(isinstance(text, str) and text != "", "stop", text, "a text, or texts, of at least one character")
         self._require_fitting_together()
@@ -110,6 +123,11 @@ class GenerationOptions:
         """Whether tokens are drawn rather than taken."""
         return self.temperature > 0
 
+    @property
+    def num_trace_candidates(self) -> int:
+        """How many tokens of each distribution a trace keeps; 0 where none is wanted."""
+        return TRACE_CANDIDATES if self.trace is True else self.trace
+
     def _require_fitting_together(self) -> None:
         if self.num_beams > 1 and self.is_sampled:
             raise OptionError(
@@ -125,6 +143,43 @@ class GenerationOptions:
                 f"num_return_sequences={self.num_return_sequences} under greedy decoding gives equal texts: "
                 "set temperature above 0, or num_beams to at least as many."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How a generator's own loop decodes (runtime hf).
+
+    Attributes:
+        speculation: "auto" measures whether drafts pay and how far to draft; "off" never drafts; k drafts k tokens.
+        has_draft_model: Whether a model of its own drafts in the expert's place.
+        compile: "auto" captures the step as a graph where that pays (CUDA); "off" runs it eagerly.
+    """
+
+    speculation: Speculation = "auto"
+    has_draft_model: bool = False
+    compile: Literal["auto", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.speculation not in ("auto", "off"):
+            _require_whole("speculation (unless 'auto' or 'off')", self.speculation, least=1)
+        _require(self.compile in ("auto", "off"), "compile", self.compile, "'auto' or 'off'")
+
+    @property
+    def is_demanded(self) -> bool:
+        """Whether drafts were asked for, rather than left to the loop."""
+        return self.speculation not in ("auto", "off") or self.has_draft_model
+
+
+def loop_settings(speculation: Speculation, draft: Any, compile: Literal["auto", "off"]) -> LoopSettings:
+    """Return checked settings; `draft` is "expert", or whatever names a model.
+
+    Raises:
+        OptionError: One of them is not what it may be.
+    """
+    has_draft_model = not (isinstance(draft, str) and draft == "expert")
+    if has_draft_model and speculation == "off":
+        raise OptionError("draft names a model and speculation is 'off': leave one of them out.")
+    return LoopSettings(speculation=speculation, has_draft_model=has_draft_model, compile=compile)
 
 
 def check_alpha(alpha: Any) -> float:

@@ -49,6 +49,21 @@ class RequestBuilder:
     vocab_size: int
     alphas: tuple[float, ...]
 
+    @classmethod
+    def for_model(cls, model: Any, tokenizers: Mapping[str, Any], shared: Any) -> "RequestBuilder":
+        """Return the builder of a composite, whose roles have `tokenizers` by name, or the `shared` one."""
+        readers = [
+            RoleReader(
+                role.name,
+                PromptFormat(role.prompt_format),
+                tokenizers.get(role.name, shared),
+                role.max_context,
+                role.logits_width,
+            )
+            for role in model.roles
+        ]
+        return cls(readers, model.config.vocab_size, model.config.alphas)
+
     def for_generation(self, prompts: Sequence[Prompt], options: GenerationOptions) -> list[Request]:
         """Return the rows of a `generate` call, prompt by prompt.
 

@@ -1,6 +1,6 @@
 """Loading base, expert and anti from what the user gave: a hub id, a folder, a loaded model, or an adapter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from proxytune.errors import DependencyError, OptionError, RoleError, RoleNotFoundError
+from proxytune.errors import DependencyError, OptionError, RoleError, RoleNotFoundError, UnknownOptionError
+from proxytune.options import check_alpha
 
 QUANTIZATIONS = ("4bit", "8bit")
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -100,6 +101,27 @@ class Pair:
     anti_prompt: str | None = None
 
 
+def as_pairs(expert: Any, anti: Any, pairs: Sequence[Pair] | None, alpha: float) -> list[Pair]:
+    """Return the pairs that a caller gave, as one expert and anti with `alpha`, or as a list.
+
+    Raises:
+        RoleError: Something is missing.
+        UnknownOptionError: Both ways at once.
+        OptionError: α is no finite number.
+    """
+    if pairs is None:
+        Role.of(expert, "expert")
+        Role.of(anti, "anti")
+        return [Pair(expert, anti, check_alpha(alpha))]
+    if expert is not None or anti is not None:
+        raise UnknownOptionError("pass either expert and anti, or pairs, not both.")
+    if alpha != 1.0:
+        raise UnknownOptionError(f"alpha={alpha!r} with pairs: write it into each Pair(expert, anti, alpha).")
+    if not pairs:
+        raise RoleError("pairs is empty: pass at least one Pair(expert, anti).")
+    return list(pairs)
+
+
 def load_model(role: Role, name: str) -> Any:
     """Return the role's causal LM, in evaluation mode.
 
@@ -132,7 +154,7 @@ def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any
     Raises:
         RoleError: The adapter belongs to another model than the anti, or is of a kind that adds prompt tokens.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
     if role.is_loaded:
         _require_weights_only(_peft_config(role.source), name)
@@ -149,9 +171,7 @@ def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any
         )
     options = {"revision": role.revision, "autocast_adapter_dtype": False}
     try:
-        config: Any = PeftConfig.from_pretrained(str(role.source), revision=role.revision)
-        _require_weights_only(config, name)
-        _require_base(config.base_model_name_or_path, role, name, anti_role)
+        read_adapter_config(role, name, anti_role)
         if wrapper is None:
             wrapper = PeftModel.from_pretrained(anti, str(role.source), adapter_name=name, **options)
         else:
@@ -163,6 +183,20 @@ def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any
             f"adapter {str(role.source)!r} does not fit the anti {anti_role.name_or_path!r}: {_first_sentence(error)}"
         ) from error
     return wrapper.eval(), name
+
+
+def read_adapter_config(role: Role, name: str, anti: Role) -> Any:
+    """Return the peft config of an expert's adapter that is not loaded.
+
+    Raises:
+        RoleError: It belongs to another model than the anti, or is of a kind that adds prompt tokens.
+    """
+    from peft import PeftConfig
+
+    config: Any = PeftConfig.from_pretrained(str(role.source), revision=role.revision)
+    _require_weights_only(config, name)
+    _require_base(config.base_model_name_or_path, role, name, anti)
+    return config
 
 
 def load_tokenizer(role: Role) -> Any | None:

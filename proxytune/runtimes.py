@@ -6,11 +6,15 @@ from typing import Any, Literal
 
 import torch
 
-from proxytune.errors import DependencyError, OptionError, UnknownOptionError
+from proxytune.errors import DependencyError, OptionError, UnknownOptionError, VocabularyError
 from proxytune.hf.configuration import ProxyTunedConfig
+from proxytune.hf.decoding.decoder import new_decoder
 from proxytune.hf.loading import merged_generation_config
+from proxytune.hf.role import RoleModel
 from proxytune.hf.runtime import HfRuntime
-from proxytune.roles import Role
+from proxytune.options import LoopSettings
+from proxytune.roles import Role, load_model, load_tokenizer
+from proxytune.vocabulary import shared_size
 
 RuntimeName = Literal["hf", "vllm", "auto"]
 
@@ -46,6 +50,40 @@ def choose_runtime(
     return name
 
 
+def require_fitting(name: Literal["hf", "vllm"], settings: LoopSettings) -> None:
+    """Raise OptionError where vLLM is asked for what its engine has options of its own for."""
+    if name == "vllm" and settings.is_demanded:
+        asked = "draft" if settings.has_draft_model else f"speculation={settings.speculation!r}"
+        raise OptionError(
+            f"{asked} is for runtime='hf': vLLM speculates by "
+            'engine_options={"speculative_config": {"method": "draft_model", "model": "expert", …}}.'
+        )
+
+
+def load_draft(source: Any, defaults: Mapping[str, Any], vocab_size: int, shared: Mapping[str, Any]) -> RoleModel:
+    """Return a model that drafts in the expert's place.
+
+    Args:
+        source: Hub id, folder, loaded model or `Role`.
+        defaults: Of the roles, for what it leaves open.
+        vocab_size: How many ids the roles share.
+        shared: A tokenizer of theirs by name.
+
+    Raises:
+        VocabularyError: It does not have the ids that the roles share.
+        RoleError: It cannot be loaded.
+    """
+    role = Role.of(source, "draft", **defaults)
+    draft = RoleModel("draft", load_model(role, "draft"))
+    own = load_tokenizer(role)
+    size = shared_size({**shared, **({} if own is None else {"draft": own})}, {"draft": draft.logits_width})
+    if size < vocab_size:
+        raise VocabularyError(
+            f"the draft model knows {size} token ids, the roles share {vocab_size}: take one with the same tokenizer."
+        )
+    return draft
+
+
 def new_vllm_composite(
     base: Role,
     pairs: Sequence[tuple[Role, Role]],
@@ -61,11 +99,22 @@ def new_vllm_composite(
 
 
 def new_runtime(
-    name: Literal["hf", "vllm"], model: Any, tokenizer: Any, eos_token_ids: tuple[int, ...], pad_token_id: int
+    name: Literal["hf", "vllm"],
+    model: Any,
+    tokenizer: Any,
+    eos_token_ids: tuple[int, ...],
+    pad_token_id: int,
+    settings: LoopSettings,
+    draft: RoleModel | None = None,
 ) -> Any:
-    """Return the runtime of a composite that was made for it; vLLM's starts its engine."""
+    """Return the runtime of a composite that was made for it; vLLM's starts its engine.
+
+    Raises:
+        RuntimeUnsupportedError: The hf runtime's own loop was asked to draft with roles it cannot run.
+    """
     if name == "hf":
-        return HfRuntime(model, tokenizer, eos_token_ids, pad_token_id)
+        loop = new_decoder(model, tokenizer, eos_token_ids, settings, draft)
+        return HfRuntime(model, tokenizer, eos_token_ids, pad_token_id, settings, loop)
     from proxytune.vllm.runtime import VllmRuntime
 
     return VllmRuntime(model, tokenizer, eos_token_ids, pad_token_id)

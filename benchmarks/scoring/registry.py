@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.scoring import alpacaeval, gsm8k, truthfulqa_letter, truthfulqa_open
+from benchmarks.scoring import alpacaeval, gsm8k, toxigen, truthfulqa_letter, truthfulqa_open
 from benchmarks.scoring.length_controlled import read_difficulties, read_weights
 from benchmarks.scoring.rows import Row, read_rows
 from benchmarks.scoring.score import Score
@@ -41,6 +41,19 @@ def _add_alpacaeval_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_toxigen_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--classifier", metavar="MODEL", help="judge all rows by this model, as tomh/toxigen_roberta")
+    parser.add_argument("--toxic-label", type=int, default=1, metavar="N", help="the classifier's label for toxic (1)")
+
+
+def _score_toxigen(rows: Sequence[Row], args: argparse.Namespace) -> Score:
+    if args.classifier is None:
+        return toxigen.score(rows)
+    from benchmarks.scoring.toxicity import ToxicityClassifier
+
+    return toxigen.score(rows, ToxicityClassifier(args.classifier, toxic_label=args.toxic_label).are_toxic)
+
+
 def _score_alpacaeval(rows: Sequence[Row], args: argparse.Namespace) -> Score:
     weights, difficulty, reference = args.glm_weights, args.instruction_difficulty, args.reference_outputs
     if weights is None and difficulty is None and reference is None:
@@ -64,6 +77,11 @@ SCORERS = {
         score=lambda rows, _: truthfulqa_open.score(rows),
     ),
     gsm8k.NAME: Scorer(summary="GSM8K: exact match of the last number", score=lambda rows, _: gsm8k.score(rows)),
+    toxigen.NAME: Scorer(
+        summary="ToxiGen: share of toxic continuations, by the rows' verdicts or a classifier's",
+        score=_score_toxigen,
+        add_arguments=_add_toxigen_arguments,
+    ),
     alpacaeval.NAME: Scorer(
         summary="AlpacaEval 1 and 2, judged: win rate, length-controlled rate",
         score=_score_alpacaeval,

@@ -54,10 +54,11 @@ def run(args: argparse.Namespace) -> int:
         options["seed"] = args.seed
     has_history = not is_bundled if args.history is None else args.history
     conversation = Conversation(system=args.system, has_history=has_history)
-    chat = Chat(Talker(choice.load(), options), conversation, choice.alphas)
-    for line in _lines():
-        if not chat.take(line):
-            break
+    with choice.loaded() as generator:
+        chat = Chat(Talker(generator, options), conversation, choice.alphas)
+        for line in _lines():
+            if not chat.take(line):
+                break
     return 0
 
 

@@ -34,6 +34,8 @@ def add_decoding_arguments(command: argparse.ArgumentParser, *, is_batched: bool
     if is_batched:
         text = "log-probabilities of the tokens under the combined distribution, and of the K likeliest at each place"
         group.add_argument("--logprobs", type=int, nargs="?", const=0, metavar="K", help=text)
+        text = "add to each row's timing what decoding did: tokens per second and cycle, acceptance, seconds per role"
+        group.add_argument("--stats", action="store_const", const=True, help=text)
 
 
 def decoding_options(args: argparse.Namespace, **defaults: Any) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def decoding_options(args: argparse.Namespace, **defaults: Any) -> dict[str, Any
         OptionError: One is out of range, or two do not go together.
     """
     names = [name[2:].replace("-", "_") for name in (*_SHARED, *_BATCHED)]
-    names = [name for name in (*names, "stop", "ignore_eos", "logprobs") if name != "seed"]
+    names = [name for name in (*names, "stop", "ignore_eos", "logprobs", "stats") if name != "seed"]
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     options = defaults | given
     GenerationOptions.from_kwargs(options)

@@ -1,23 +1,26 @@
 """Show versions, devices and memory and, for roles that were named, what they need against what is there.
 
-No weights are loaded: sizes come from configs and file headers. The exit code is 1 when the roles do not fit, 2 when
-they do not share a vocabulary.
+No weights are loaded: sizes come from configs and file headers. With --runtime vllm it is how vLLM would lay them out,
+and what it would refuse. The exit code is 1 when the roles do not fit, 2 when they do not share a vocabulary or are
+refused.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from proxytune.cli.doctor_table import table
 from proxytune.cli.machine import Memory, memories, versions
 from proxytune.cli.role_arguments import RoleChoice, add_role_arguments, choose_roles
-from proxytune.errors import VocabularyError
+from proxytune.cli.runtime_arguments import require_engine
+from proxytune.errors import OptionError, VocabularyError
 
 if TYPE_CHECKING:
     from proxytune.cli.footprint import Footprint
-    from proxytune.cli.verdict import Verdict
 
 HELP = "versions, devices, and whether three models fit"
 EXAMPLE = """\
@@ -29,37 +32,95 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     command.add_argument("--json", action="store_true", help="print one JSON object")
     add_role_arguments(command)
+    group = command.add_argument_group("planning for --runtime vllm")
+    group.add_argument(
+        "--tensor-parallel-size", type=int, metavar="N", help="short for --engine-option tensor_parallel_size=N"
+    )
+    text = "tokens of a request, prompt and answer: how many of them fit at once"
+    group.add_argument("--tokens-per-request", type=int, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Report, and return whether the roles can be run."""
+    require_engine(args, "--tensor-parallel-size", args.tensor_parallel_size)
+    require_engine(args, "--tokens-per-request", args.tokens_per_request)
     machine = memories()
     report: dict[str, Any] = {"versions": versions(), "memory": [asdict(memory) for memory in machine]}
-    if not (args.base or args.expert or args.anti or args.model):
+    has_roles = bool(args.base or args.expert or args.anti or args.model)
+    if not has_roles and args.runtime == "hf":
         _write(report, as_json=args.json)
         return 0
     from proxytune.cli.footprint import footprints
-    from proxytune.cli.verdict import judge
 
     choice = choose_roles(args)
     roles = footprints(choice.base, choice.pairs, choice.formats)
-    verdict = judge(roles, machine)
-    report |= _about_roles(roles, verdict)
+    if _is_engine(choice):
+        report |= _about_engine(args, choice, roles, machine)
+    else:
+        report |= _about_memory(roles, machine)
     report["vocabulary"] = _vocabulary(choice, roles)
     _write(report, as_json=args.json)
-    if not report["vocabulary"]["is_shared"]:
+    if not report["vocabulary"]["is_shared"] or report.get("refusals"):
         return 2
-    return 0 if verdict.fits else 1
+    return 0 if report["verdict"]["fits"] else 1
 
 
-def _about_roles(roles: Sequence["Footprint"], verdict: "Verdict") -> dict[str, Any]:
+def _is_engine(choice: RoleChoice) -> bool:
+    """Return whether vLLM is what would run the roles; it need not be installed to plan for it."""
+    if choice.runtime != "auto":
+        return choice.runtime == "vllm"
+    from proxytune.runtimes import choose_runtime
+
+    pairs = [(pair.expert, pair.anti) for pair in choice.pairs]
+    return choose_runtime("auto", choice.engine_options, choice.base, pairs) == "vllm"
+
+
+def _about_engine(
+    args: argparse.Namespace, choice: RoleChoice, roles: Sequence["Footprint"], machine: Sequence[Memory]
+) -> dict[str, Any]:
+    from proxytune.cli.engine_adapters import has_draft, merged_adapters
+    from proxytune.cli.engine_plan import plan_engine
+    from proxytune.cli.engine_settings import EngineSettings
+    from proxytune.cli.refusals import refusals
+
+    tokens = args.tokens_per_request
+    if tokens is not None and tokens < 1:
+        raise OptionError(f"--tokens-per-request is {tokens}: it must be at least 1.")
+    options = dict(choice.engine_options)
+    if args.tensor_parallel_size is not None:
+        options["tensor_parallel_size"] = args.tensor_parallel_size
+    settings = EngineSettings.of(options, machine, os.environ)
+    merged = merged_adapters(choice, options)
+    plan = plan_engine(roles, machine, settings, merged=merged, has_draft=has_draft(options))
+    if tokens and plan.max_model_len and tokens > plan.max_model_len:
+        raise OptionError(f"--tokens-per-request is {tokens}, and a request has at most {plan.max_model_len} here.")
+    engine = {
+        **asdict(plan),
+        "weight_bytes": plan.weight_bytes,
+        "kv_bytes_per_token": plan.kv_bytes_per_token,
+        "cache_bytes": plan.cache_bytes,
+        "num_blocks": plan.num_blocks,
+        "num_tokens": plan.num_tokens,
+        "num_longest_requests": plan.num_requests(plan.max_model_len) if plan.max_model_len else None,
+        "tokens_per_request": tokens,
+        "num_requests": plan.num_requests(tokens) if tokens else None,
+    }
     return {
         "roles": [asdict(role) for role in roles],
-        "total": {
-            "weight_bytes": sum(role.weight_bytes for role in roles),
-            "kv_bytes_per_token": sum(role.kv_bytes_per_token for role in roles),
-            "max_context": verdict.max_context,
-        },
+        "total": _total(roles, plan.max_model_len),
+        "engine": engine,
+        "refusals": refusals(choice, roles, settings),
+        "verdict": {"fits": plan.problem() is None, "num_cache_tokens": plan.num_tokens, "text": plan.text()},
+    }
+
+
+def _about_memory(roles: Sequence["Footprint"], machine: Sequence[Memory]) -> dict[str, Any]:
+    from proxytune.cli.verdict import judge
+
+    verdict = judge(roles, machine)
+    return {
+        "roles": [asdict(role) for role in roles],
+        "total": _total(roles, verdict.max_context),
         "verdict": {
             "fits": verdict.fits,
             "num_cache_tokens": verdict.num_cache_tokens,
@@ -69,6 +130,14 @@ def _about_roles(roles: Sequence["Footprint"], verdict: "Verdict") -> dict[str, 
             ],
             "text": verdict.text(),
         },
+    }
+
+
+def _total(roles: Sequence["Footprint"], max_context: int | None) -> dict[str, Any]:
+    return {
+        "weight_bytes": sum(role.weight_bytes for role in roles),
+        "kv_bytes_per_token": sum(role.kv_bytes_per_token for role in roles),
+        "max_context": max_context,
     }
 
 
@@ -94,38 +163,5 @@ def _vocabulary(choice: RoleChoice, roles: Sequence["Footprint"]) -> dict[str, A
 
 
 def _write(report: Mapping[str, Any], *, as_json: bool) -> None:
-    text = json.dumps(report, indent=2) if as_json else "\n".join(_lines(report))
+    text = json.dumps(report, indent=2) if as_json else table(report)
     sys.stdout.write(text + "\n")
-
-
-def _lines(report: Mapping[str, Any]) -> list[str]:
-    from proxytune.cli.verdict import gib
-
-    lines = ["versions"]
-    lines += [f"  {name:<14}{version or '-'}" for name, version in report["versions"].items()]
-    lines += ["", "memory"]
-    lines += [_memory_line(Memory(**entry)) for entry in report["memory"]]
-    if "roles" not in report:
-        return lines
-    head = f"  {'':<10}{'parameters':>16}{'dtype':>10}{'weights':>12}{'cache/token':>14}{'context':>10}  source"
-    lines += ["", "roles", head]
-    for role in report["roles"]:
-        lines.append(
-            f"  {role['name']:<10}{role['num_parameters']:>16,}{role['quantization'] or role['dtype']:>10}"
-            f"{gib(role['weight_bytes']):>12}{role['kv_bytes_per_token'] / 1024:>10.1f} KiB"
-            f"{role['max_context'] or '-':>10}  {role['source']}"
-        )
-    total = report["total"]
-    lines.append(
-        f"  {'together':<36}{gib(total['weight_bytes']):>12}{total['kv_bytes_per_token'] / 1024:>10.1f} KiB"
-        f"{total['max_context'] or '-':>10}"
-    )
-    vocabulary = report["vocabulary"]
-    shared = vocabulary["problem"] or f"shared, {vocabulary['size']:,} token ids"
-    return [*lines, "", f"memory      {report['verdict']['text']}", f"vocabulary  {shared}"]
-
-
-def _memory_line(memory: Memory) -> str:
-    from proxytune.cli.verdict import gib
-
-    return f"  {memory.place:<10}{gib(memory.free_bytes):>12} free of {gib(memory.total_bytes):>10}  {memory.name}"

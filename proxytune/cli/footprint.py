@@ -34,6 +34,9 @@ class Footprint:
         max_context: Longest sequence, None if it states none.
         vocab_size: Width of its logits.
         device_map: Where it was asked to go.
+        num_attention_heads: In each layer.
+        num_kv_heads: Of keys and values in each layer.
+        head_dim: Width of a head.
         weights_from: The role whose weights it uses, if any.
         cache_from: The role whose cache it shares (the same model under the same format), if any.
     """
@@ -48,6 +51,9 @@ class Footprint:
     max_context: int | None
     vocab_size: int
     device_map: Any
+    num_attention_heads: int
+    num_kv_heads: int
+    head_dim: int
     weights_from: str | None = None
     cache_from: str | None = None
 
@@ -84,6 +90,7 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
             num_parameters, weight_bytes = adapter
         elif weights_from is not None:
             weight_bytes = 0
+        num_heads, num_kv_heads, head_dim = _heads(model.config)
         found.append(
             Footprint(
                 name=name,
@@ -96,6 +103,9 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
                 max_context=getattr(model.config, "max_position_embeddings", None),
                 vocab_size=model.config.vocab_size,
                 device_map=role.device_map,
+                num_attention_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
                 weights_from="anti" + name.removeprefix("expert") if adapter else weights_from,
                 cache_from=cache_from,
             )
@@ -136,12 +146,18 @@ def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
     Layers with a sliding window count in full, though they stop growing at its length; layers without attention do not.
     """
-    num_heads = config.num_attention_heads
-    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    _, num_kv_heads, head_dim = _heads(config)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     num_layers = sum("attention" in kind and "linear" not in kind for kind in kinds)
     return int(2 * num_layers * num_kv_heads * head_dim * dtype.itemsize)
+
+
+def _heads(config: Any) -> tuple[int, int, int]:
+    """Return how many heads a layer has, how many of keys and values, and their width."""
+    num_heads = config.num_attention_heads
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return num_heads, num_kv_heads, head_dim
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ own; {"messages": [...]} is a prompt too.
 
 import argparse
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from proxytune.cli.outputs import Sink, add_output_arguments, open_sink
 from proxytune.cli.role_arguments import RoleChoice, add_role_arguments, choose_roles
 from proxytune.cli.rows import Expected, Line, finite, json_line
 from proxytune.cli.stderr import is_watched
+from proxytune.errors import RuntimeUnsupportedError
 
 if TYPE_CHECKING:
     from proxytune.completion import Completion, TokenLogprob
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Complete every prompt; whatever can be checked without the models is checked before they load."""
     options = decoding_options(args)
     choice = choose_roles(args)
+    _require_no_beams(choice, options)
     rows = read_rows(args)
     is_sampled = options.get("temperature", 0) > 0
     seeds = [row.seed if row.seed is not None else args.seed for row in rows] if is_sampled else [None] * len(rows)
@@ -59,6 +61,14 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt as interruption:
             raise KeyboardInterrupt(sink.interruption()) from interruption
     return 0
+
+
+def _require_no_beams(choice: RoleChoice, options: Mapping[str, Any]) -> None:
+    """Raise before the engine starts what the runtime would say afterwards."""
+    if choice.runtime == "vllm" and options.get("num_beams", 1) > 1:
+        raise RuntimeUnsupportedError(
+            f"num_beams={options['num_beams']}: the vllm runtime has no beam search; take --runtime hf for it."
+        )
 
 
 def given_fields(row: InputRow, choice: RoleChoice, seed: int | None = None) -> dict[str, Any]:
@@ -82,14 +92,16 @@ def _complete(
     sink: Sink,
     line_of: Callable[[InputRow, "Completion", int | None], Line],
 ) -> None:
-    generator = choice.load()
-    sink.begin()
     seeds = options.get("seed", [None] * len(rows))
     alpha = [row_alphas(row, choice) for row in rows] if any(row.alpha is not None for row in rows) else None
-    completions = generator.generate_as_done([row.prompt for row in rows], alpha=alpha, **options)
     rows_per_request = options.get("num_return_sequences", 1) if options.get("num_beams", 1) > 1 else 1
-    for batch in _batches(completions, rows_per_request):
-        sink.write([line_of(rows[done.index], done, seeds[done.index]) for done in batch])
+    with choice.loaded() as generator:
+        sink.begin()
+        completions = generator.generate_as_done([row.prompt for row in rows], alpha=alpha, **options)
+        # vLLM has no batches to keep whole: rows come and go one by one.
+        is_batched = generator.runtime == "hf"
+        for batch in _batches(completions, rows_per_request) if is_batched else ([done] for done in completions):
+            sink.write([line_of(rows[done.index], done, seeds[done.index]) for done in batch])
 
 
 def _batches(completions: Iterable["Completion"], rows_per_request: int) -> Iterator[list["Completion"]]:
@@ -129,8 +141,9 @@ def _writer(
             fields["seed"] = seed + done.sequence
         if done.logprobs is not None:
             fields["logprobs"] = [_logprob(token) for token in done.logprobs]
-        if args.timing:
-            fields["timing"] = asdict(done.timing)
+        if args.timing or args.stats:
+            timing = asdict(done.timing)
+            fields["timing"] = timing if args.stats else {key: timing[key] for key in timing if key != "stats"}
         return json_line(fields, num_sequences)
 
     return text_line if args.format == "text" else row_line

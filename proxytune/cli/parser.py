@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from proxytune.cli import chat, demo, doctor, generate, save, score
+from proxytune.cli import bench, chat, demo, doctor, generate, report, save, score, serve, trace
 from proxytune.errors import OptionError, UnknownOptionError
 
-_COMMANDS = (generate, chat, score, save, demo, doctor)
+_COMMANDS = (generate, chat, score, trace, report, serve, save, demo, doctor)
 _DESCRIPTION = "Steer a frozen base model at decode time by the difference of a small tuned and untuned pair."
 
 
@@ -29,9 +29,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         UnknownOptionError: An option that does not exist.
     """
     parser, commands = _parser()
-    found, unknown = parser.parse_known_args(arguments)
+    if arguments[:1] == ["bench"]:  # its options, --help too, are the benchmarks' own
+        return argparse.Namespace(command="bench", run=bench.run, arguments=list(arguments[1:]))
+    own, passed_on = serve.split(arguments)
+    found, unknown = parser.parse_known_args(own)
     if unknown:
         raise UnknownOptionError(_unknown_text(unknown[0], commands[found.command]))
+    found.server_options = passed_on
     return found
 
 
@@ -59,6 +63,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         command.add_argument("--debug", action="store_true", help="show tracebacks and other libraries' messages")
         command.set_defaults(run=module.run)
         found[name] = command
+    commands.add_parser("bench", help=bench.HELP, add_help=False)
     return parser, found
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxytune.cli.stderr import note
+from proxytune.cli.runtime_arguments import add_runtime_arguments, engine_options
+from proxytune.cli.stderr import is_watched, note, starting_engine
 from proxytune.errors import OptionError, ProxyTuneError, RoleError
 from proxytune.options import check_alpha
 from proxytune.prompts import TEMPLATES, PromptFormat
@@ -15,6 +17,7 @@ from proxytune.prompts import TEMPLATES, PromptFormat
 if TYPE_CHECKING:
     from proxytune.generator import ProxyGenerator
     from proxytune.roles import Pair, Role
+    from proxytune.runtimes import RuntimeName
 
 ROLES = ("base", "expert", "anti")
 _SETTINGS = ("dtype", "device_map", "quantization", "revision")
@@ -31,6 +34,11 @@ class RoleChoice:
         tokenizer: In place of the roles' own, if any.
         eos_token_ids: Likewise.
         is_bundled: Whether it is the trio that comes with the package, because none was named.
+        runtime: What runs them.
+        engine_options: vLLM's.
+        speculation: How far is drafted.
+        draft: Who drafts.
+        is_debug: Whether vLLM may log all it wants to.
     """
 
     base: "Role"
@@ -39,26 +47,43 @@ class RoleChoice:
     tokenizer: str | None = None
     eos_token_ids: tuple[int, ...] | None = None
     is_bundled: bool = False
+    runtime: "RuntimeName" = "hf"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    speculation: Any = "auto"
+    draft: str = "expert"
+    is_debug: bool = False
 
     @property
     def alphas(self) -> tuple[float, ...]:
         """The strength of each pair."""
         return tuple(pair.alpha for pair in self.pairs)
 
-    def load(self) -> "ProxyGenerator":
-        """Load the roles."""
+    @contextmanager
+    def loaded(self) -> Iterator["ProxyGenerator"]:
+        """Yield the loaded roles, and end vLLM's processes behind them."""
         from proxytune.generator import ProxyGenerator
 
-        return ProxyGenerator(
-            base=self.base,
-            pairs=self.pairs,
-            tokenizer=self.tokenizer,
-            eos_token_ids=self.eos_token_ids,
-            **self.formats,  # type: ignore[arg-type]
-        )
+        is_engine = self.runtime != "hf"
+        options = {"use_tqdm_on_load": is_watched(), **self.engine_options} if is_engine else self.engine_options
+        with starting_engine(is_debug=self.is_debug) if is_engine else nullcontext():
+            generator = ProxyGenerator(
+                base=self.base,
+                pairs=self.pairs,
+                tokenizer=self.tokenizer,
+                eos_token_ids=self.eos_token_ids,
+                runtime=self.runtime,
+                engine_options=options,
+                speculation=self.speculation,
+                draft=self.draft,
+                **self.formats,  # type: ignore[arg-type]
+            )
+        with closing(generator):
+            yield generator
 
 
-def add_role_arguments(command: argparse.ArgumentParser, *, has_model: bool = True, has_formats: bool = True) -> None:
+def add_role_arguments(
+    command: argparse.ArgumentParser, *, has_model: bool = True, has_formats: bool = True, has_runtime: bool = True
+) -> None:
     """Add the options; without `has_model` a proxy folder cannot be named."""
     group = command.add_argument_group(
         "roles", "hub ids or folders; with none given, the trio that comes with proxytune"
@@ -76,6 +101,8 @@ def add_role_arguments(command: argparse.ArgumentParser, *, has_model: bool = Tr
         for role in ROLES:
             formats.add_argument(f"--{role}-prompt", metavar="FORMAT", help=f"how the {role} reads prompts")
     _add_loading(command.add_argument_group("loading", "for all roles, or for one, as in --base-dtype"))
+    if has_runtime:
+        add_runtime_arguments(command)
 
 
 def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleChoice:
@@ -112,6 +139,7 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         formats=_formats(args, {}, raw_format),
         tokenizer=args.tokenizer,
         is_bundled=is_bundled,
+        **_runtime(args),
     )
 
 
@@ -161,7 +189,19 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
         formats=_formats(args, stored, raw_format),
         tokenizer=args.tokenizer or (folder if has_tokenizer else None),
         eos_token_ids=_stored_eos(Path(folder)),
+        **_runtime(args),
     )
+
+
+def _runtime(args: argparse.Namespace) -> dict[str, Any]:
+    options = engine_options(args)
+    return {
+        "runtime": getattr(args, "runtime", "hf"),
+        "engine_options": options,
+        "speculation": getattr(args, "speculation", "auto"),
+        "draft": getattr(args, "draft", "expert"),
+        "is_debug": args.debug,
+    }
 
 
 def _settings(args: argparse.Namespace, role: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     command.add_argument("--output", metavar="FOLDER", required=True, help="the folder to write")
     command.add_argument("--overwrite", action="store_true", help="write into the folder even if it holds something")
-    add_role_arguments(command, has_model=False)
+    add_role_arguments(command, has_model=False, has_runtime=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     choice = choose_roles(args)
     folder = Path(args.output).expanduser()
     _require_writable(folder, may_overwrite=args.overwrite)
-    choice.load().save_pretrained(folder)
+    with choice.loaded() as generator:
+        generator.save_pretrained(folder)
     note(f"wrote {str(folder)!r}.")
     return 0
 

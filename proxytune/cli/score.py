@@ -60,18 +60,17 @@ def _score(
     given: Sequence[dict[str, Any]],
     sink: Sink,
 ) -> None:
-    generator = choice.load()
-    sink.begin()
     has_progress = is_watched() if args.progress is None else args.progress
-    with tqdm(total=len(rows), disable=not has_progress, unit="row", desc="score") as bar:
+    with choice.loaded() as generator, tqdm(total=len(rows), disable=not has_progress, unit="row", desc="score") as bar:
+        sink.begin()
         scores = generator.score_as_done(
             [row.prompt for row in rows],
             [row.continuation for row in rows],
             alpha=[row_alphas(row, choice) for row in rows],
             batch_size=args.batch_size,
         )
-        # Whole batches, so that a resumed run decodes the rest in the batches of an uninterrupted one.
-        while part := list(islice(scores, args.batch_size)):
+        # Whole batches, so that a resumed run decodes the rest in the batches of an uninterrupted one; vLLM has none.
+        while part := list(islice(scores, 1 if generator.runtime == "vllm" else args.batch_size)):
             sink.write([json_line(_fields(rows[place], score, given[rows[place].index])) for place, score in part])
             bar.update(len(part))
 

@@ -1,6 +1,8 @@
 """What goes to standard error: our notes, one line each; other libraries' only where they help."""
 
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -43,6 +45,30 @@ def quiet_libraries(*, is_debug: bool) -> Iterator[None]:
         logging.disable(disabled)
         if had_bars:
             enable_progress_bar()
+
+
+@contextmanager
+def starting_engine(*, is_debug: bool) -> Iterator[None]:
+    """Start vLLM's engine in here: what it and its processes ever print goes to stderr, and Ctrl-C is ours alone.
+
+    vLLM logs to standard output, which is for results; its processes inherit ours. They end at a SIGINT, which a
+    terminal sends to them too: chat would lose its engine with the first answer that is stopped. A Ctrl-C in the
+    meantime counts once the engine stands.
+    """
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    if not is_debug:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _show(message: Any, category: type[Warning], *place: Any, **kwargs: Any) -> None:

@@ -4,7 +4,7 @@ import gc
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,12 +56,20 @@ def alpha_of(requests: Sequence[Request], device: torch.device) -> list[float] |
     return torch.tensor([request.alphas for request in requests], device=device)
 
 
+def longest_first(request: Request) -> int:
+    """Return the sort key that puts long prompts first."""
+    return -request.length
+
+
 def run_in_batches(
-    requests: Sequence[Request], batch_size: int, run: Callable[[Sequence[Request]], Result]
+    requests: Sequence[Request],
+    batch_size: int,
+    run: Callable[[Sequence[Request]], Result],
+    order: Callable[[Request], Any] = longest_first,
 ) -> Iterator[tuple[Sequence[Request], Result]]:
     """Run all requests, longest first, in batches of like length; on out-of-memory halve the batch and go on.
 
-    The longest come first so that memory runs out at once or never.
+    The longest come first so that memory runs out at once or never; another `order` is a sort key that keeps to this.
 
     Yields:
         A batch and what `run` made of it.
@@ -69,7 +77,7 @@ def run_in_batches(
     Raises:
         torch.OutOfMemoryError: A single row does not fit.
     """
-    waiting = deque(sorted(requests, key=lambda request: -request.length))
+    waiting = deque(sorted(requests, key=order))
     while waiting:
         batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         result = _run_or_none(batch, run)

@@ -1,6 +1,7 @@
 """One cache for the composite: its layers are those of base, expert and anti in a row, each role has a view."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +30,17 @@ class CompositeCache(Cache):
         """Select rows by `beam_idx` `[B]`; roles that α = 0 left out hold nothing to reorder."""
         for layer in self._used_layers():
             layer.reorder_cache(beam_idx.to(layer.keys.device))
+
+    def repeated(self, rows: Tensor) -> "CompositeCache":
+        """Return a dynamic cache that goes on from rows `[B]` of this one, which stays as it is."""
+        views = []
+        for view in self.views:
+            copied = copy(view)
+            copied.layers = [copy(layer) for layer in view.layers]
+            views.append(copied)
+        chosen = CompositeCache(views)
+        chosen.reorder_cache(rows)
+        return chosen
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drop the last tokens of every role; a negative number, as transformers passes it."""

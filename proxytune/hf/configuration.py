@@ -1,9 +1,11 @@
 """The proxy folder's config.json: which models, how strong, in which prompt formats; it holds no weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from proxytune.errors import OptionError
 from proxytune.options import check_alpha
 
 
@@ -46,3 +48,16 @@ class ProxyTunedConfig(PreTrainedConfig):
     def alphas(self) -> tuple[float, ...]:
         """The strength of each pair."""
         return tuple(check_alpha(pair.get("alpha", 1.0)) for pair in self.pairs or [])
+
+    def replace_alphas(self, alpha: float | Sequence[float]) -> None:
+        """Set the strength of every pair: one number, or one per pair.
+
+        Raises:
+            OptionError: Not one per pair, or not finite.
+        """
+        pairs = self.pairs or []
+        alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(pairs)
+        if len(alphas) != len(pairs):
+            raise OptionError(f"alpha lists {len(alphas)} numbers for {len(pairs)} pair(s): pass one number per pair.")
+        for pair, value in zip(pairs, alphas, strict=True):
+            pair["alpha"] = check_alpha(value)

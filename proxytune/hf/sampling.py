@@ -128,22 +128,22 @@ def processors(
     if options.num_beams > 1:
         return chain, None, None
     if options.is_sampled:
-        chain.extend(_warpers(options))
+        chain.extend(warpers(options))
     chooser = Chooser(row_generators(seeds, device) if options.is_sampled else None, recorder)
     chain.append(chooser)
     return chain, chooser, recorder
 
 
-def _warpers(options: GenerationOptions) -> list[LogitsProcessor]:
+def warpers(options: GenerationOptions) -> list[LogitsProcessor]:
     """Return transformers' warpers in its and vLLM's order: temperature, top-k, top-p, min-p."""
-    warpers: list[LogitsProcessor] = []
+    found: list[LogitsProcessor] = []
     if options.temperature != 1.0:
         # Below the floor float32 overflows, and the likeliest token is drawn either way.
-        warpers.append(TemperatureLogitsWarper(max(float(options.temperature), _MIN_TEMPERATURE)))
+        found.append(TemperatureLogitsWarper(max(float(options.temperature), _MIN_TEMPERATURE)))
     if options.top_k:
-        warpers.append(TopKLogitsWarper(options.top_k))
+        found.append(TopKLogitsWarper(options.top_k))
     if options.top_p < 1.0:
-        warpers.append(TopPLogitsWarper(options.top_p))
+        found.append(TopPLogitsWarper(options.top_p))
     if options.min_p:
-        warpers.append(MinPLogitsWarper(options.min_p))
-    return warpers
+        found.append(MinPLogitsWarper(options.min_p))
+    return found

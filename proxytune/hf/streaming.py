@@ -1,8 +1,8 @@
-"""Tokens of one row as they are chosen: transformers' generate in a thread, its tokens in a queue."""
+"""Tokens of one row as they are chosen: decoding in a thread, its tokens in a queue."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +24,11 @@ class QueueStreamer(BaseStreamer):
             self._is_prompt = False
             return
         for token_id in value.flatten().tolist():
+            self.queue.put(token_id)
+
+    def push(self, token_ids: Sequence[int]) -> None:
+        """Take tokens from a loop that passes no prompt."""
+        for token_id in token_ids:
             self.queue.put(token_id)
 
     def end(self) -> None:

@@ -1,30 +1,38 @@
 """α per request: known by row of the batch, spread over tokens, carried exactly beside the hidden states."""
 
-import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from proxytune.errors import OptionError
-from proxytune.vllm.plan import ALPHA_KEY, Plan, check_alphas
+from proxytune.vllm.plan import Plan, request_alphas
 
 COLUMNS_PER_ALPHA = 3  # three bfloat16 numbers hold the 24 bits of a float32
 
-_logger = logging.getLogger(__name__)
+_OF_PAIRS = "AlphaRowsOf"
 
 # Processor and model live in one worker process, made by one runner, and have nothing else in common.
 _by_engine: dict[str, "AlphaRows"] = {}
 
 
 class AlphaRows(LogitsProcessor):
-    """Follows which row of the batch asks for which α. It changes no logits: the composite reads it."""
+    """Follows which row of the batch asks for which α. It changes no logits: the composite reads it.
+
+    Of composites with several pairs there is a class each, see `processor_name`.
+    """
+
+    num_pairs: ClassVar[int] = 1
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         """Start with the configured α in every row."""
         self._plan = Plan.of(vllm_config.model_config.hf_config)
+        if len(self._plan.pairs) != self.num_pairs:
+            raise OptionError(
+                f"logits_processors name the class for {self.num_pairs} pair(s), and the composite has "
+                f"{len(self._plan.pairs)}: take {processor_name(len(self._plan.pairs))!r}."
+            )
         self._rows = [self._plan.alphas] * vllm_config.scheduler_config.max_num_seqs
         self._device = device
         _by_engine[vllm_config.instance_id] = self
@@ -36,10 +44,8 @@ class AlphaRows(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Raise OptionError (over HTTP: status 400) for an α that is no finite number."""
-        given = (sampling_params.extra_args or {}).get(ALPHA_KEY)
-        if given is not None:
-            check_alphas(given if isinstance(given, Sequence) and not isinstance(given, str) else [given])
+        """Raise OptionError (over HTTP: status 400) unless α is a finite number, or a list of one per pair."""
+        request_alphas(sampling_params.extra_args, cls.num_pairs)
 
     def is_argmax_invariant(self) -> bool:
         """Return True: nothing is changed."""
@@ -54,20 +60,12 @@ class AlphaRows(LogitsProcessor):
         if batch_update is None:
             return
         for row, params, _, _ in batch_update.added:
-            self._rows[row] = self._alphas_of(params.extra_args)
+            self._rows[row] = self._plan.alphas_of(params.extra_args)
         for first, second, direction in batch_update.moved:
             moved = self._rows[first]
             if direction == MoveDirectionality.SWAP:
                 self._rows[first] = self._rows[second]
             self._rows[second] = moved
-
-    def _alphas_of(self, extra_args: Mapping[str, Any] | None) -> tuple[float, ...]:
-        try:
-            return self._plan.alphas_of(extra_args)
-        except OptionError as error:
-            # Only a list's length gets past validate_params, and an exception here would end the engine for everybody.
-            _logger.error("%s The configured strengths are taken.", error)
-            return self._plan.alphas
 
     def per_token(self, num_tokens: int, starts: Tensor | None) -> Tensor:
         """Return α `[T, pairs]`, float32, of every token; `starts` `[B + 1]` as in `compat.query_starts`."""
@@ -79,6 +77,22 @@ class AlphaRows(LogitsProcessor):
         # Padded tokens lie behind the last row and are read by nobody.
         place = torch.bucketize(tokens, starts[1:].to(tokens.dtype), right=True).clamp(max=num_rows - 1)
         return rows[place]
+
+
+def processor_name(num_pairs: int) -> str:
+    """Return the name under which vLLM loads the `AlphaRows` of a composite, in each of its processes.
+
+    vLLM validates a request by the class alone, without a config, so the class has to know the number of pairs.
+    """
+    return f"{__name__}:{_OF_PAIRS}{num_pairs}"
+
+
+def __getattr__(name: str) -> type[AlphaRows]:
+    """Return the class that `processor_name` names."""
+    number = name.removeprefix(_OF_PAIRS)
+    if name == number or not number.isdecimal():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return type(name, (AlphaRows,), {"num_pairs": int(number), "__doc__": AlphaRows.__doc__})
 
 
 def to_columns(alphas: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,11 +1,14 @@
 """Everything that may differ between vLLM versions; written for and tested with 0.32."""
 
+import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
 from torch import Tensor
 from vllm.compilation.backends import set_model_tag
 from vllm.config import CUDAGraphMode, ModelConfig, VllmConfig, replace
+from vllm.distributed import tensor_model_parallel_all_gather, tensor_model_parallel_gather
 from vllm.forward_context import get_forward_context
 from vllm.inputs import tokens_input
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
@@ -15,6 +18,9 @@ from vllm.platforms import current_platform
 from proxytune.errors import DependencyError, RuntimeUnsupportedError
 from proxytune.vllm.plan import Plan, RolePlan
 from proxytune.vllm.plugin import ENTRY_POINT, ENTRY_POINT_GROUP
+from proxytune.vllm.speculation import METHOD
+
+_RUNNER_V2 = "VLLM_USE_V2_MODEL_RUNNER"
 
 
 def require_plugin() -> None:
@@ -32,7 +38,8 @@ def require_supported_engine(vllm_config: Any) -> None:
     """Raise RuntimeUnsupportedError for engine settings under which a request's α would not reach the logits."""
     if vllm_config.use_v2_model_runner:
         raise RuntimeUnsupportedError(
-            "the composite runs on vLLM's model runner V1: set VLLM_USE_V2_MODEL_RUNNER=0, or use runtime='hf'."
+            f"the composite runs on vLLM's model runner V1, and {_RUNNER_V2} is set to 1, or an option needs V2: "
+            f"set {_RUNNER_V2}=0 and leave that option out, or use runtime='hf'."
         )
     mode = vllm_config.compilation_config.cudagraph_mode
     if not current_platform.is_cpu() and mode is not None and mode.has_full_cudagraphs():
@@ -40,19 +47,67 @@ def require_supported_engine(vllm_config: Any) -> None:
             f"CUDA graphs of mode {mode.name} would keep the α they were captured with: set "
             'compilation_config={"cudagraph_mode": "PIECEWISE"}, or use runtime="hf".'
         )
-    if vllm_config.speculative_config is not None:
-        raise RuntimeUnsupportedError("speculative_config is not supported with a composite yet: leave it out.")
+    _require_supported_speculation(vllm_config)
     if vllm_config.lora_config is not None:
         raise RuntimeUnsupportedError("enable_lora is not supported with a composite: pass the adapter as the expert.")
 
 
-def piecewise_graphs() -> dict[str, Any]:
-    """Return engine arguments for CUDA that `require_supported_engine` accepts."""
-    return {} if current_platform.is_cpu() else {"compilation_config": {"cudagraph_mode": CUDAGraphMode.PIECEWISE.name}}
+def _require_supported_speculation(vllm_config: Any) -> None:
+    speculation = vllm_config.speculative_config
+    if speculation is None:
+        return
+    if speculation.method != METHOD:
+        raise RuntimeUnsupportedError(
+            f"speculative_config names method {speculation.method!r}, and a composite takes {METHOD!r}: "
+            "change it, or leave it out."
+        )
+    if vllm_config.model_config.logits_processors:
+        raise RuntimeUnsupportedError(
+            "vLLM takes no logits processors beside speculative_config, and α per request is one: leave either out."
+        )
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise RuntimeUnsupportedError(
+            "speculative_config and pipeline_parallel_size above 1 are not supported together: leave either out."
+        )
 
 
-def new_role(role: RolePlan, vllm_config: Any) -> Any:
-    """Return a role's vLLM model, not yet loaded, whose layers are named `<role>.…` in the shared engine."""
+def device_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return engine arguments, given the user's, that `require_supported_engine` accepts on this device."""
+    return {} if current_platform.is_cpu() else accelerator_settings(options, is_cuda=current_platform.is_cuda())
+
+
+def accelerator_settings(options: Mapping[str, Any], *, is_cuda: bool) -> dict[str, Any]:
+    """Return what a GPU needs: piecewise graphs, no scheduling ahead in a pipeline (runner V1 has no such).
+
+    On CUDA also an attention backend that tells where requests begin, as vLLM's own choice may not. What the user set
+    stays.
+    """
+    settings: dict[str, Any] = {}
+    compilation = options.get("compilation_config") or {}
+    if isinstance(compilation, Mapping):
+        settings["compilation_config"] = {"cudagraph_mode": CUDAGraphMode.PIECEWISE.name, **compilation}
+    if options.get("pipeline_parallel_size", 1) > 1 and options.get("async_scheduling") is None:
+        settings["async_scheduling"] = False
+    if is_cuda and not options.get("attention_backend") and not options.get("attention_config"):
+        settings["attention_backend"] = "FLASH_ATTN"
+    return settings
+
+
+def choose_runner() -> None:
+    """Have vLLM take its model runner V1 in this process and those it starts; the caller's own choice stays.
+
+    vLLM knows no engine argument for it, only the environment, which is therefore set for good: its processes read it
+    whenever they ask which runner they are.
+    """
+    if not current_platform.is_cpu():
+        os.environ.setdefault(_RUNNER_V2, "0")
+
+
+def new_role(role: RolePlan, vllm_config: Any, fingerprint: str = "") -> Any:
+    """Return a role's vLLM model, not yet loaded, whose layers are named `<role>.…` in the shared engine.
+
+    `fingerprint` tells it from a model of the same config that computes something else.
+    """
     composite: Any = vllm_config.model_config
     model_config = ModelConfig(
         model=role.model,
@@ -73,22 +128,35 @@ def new_role(role: RolePlan, vllm_config: Any) -> Any:
         model_config=model_config,
         quant_config=quant_config,
         # The key of vLLM's compile cache knows no roles; two of one architecture would share an artefact.
-        additional_config={**(vllm_config.additional_config or {}), "proxytune_role": role.name},
+        additional_config={**(vllm_config.additional_config or {}), "proxytune_role": role.name + fingerprint},
     )
     with set_model_tag(f"proxytune_{role.name}"):
         return initialize_model(own, prefix=role.name)
 
 
 def weight_sources(plan: Plan) -> list[Any]:
-    """Return where the weights of all roles but the base are; the loader reads the base's by itself."""
+    """Return where the weights of all models but the base are; the loader reads the base's by itself."""
     return [
-        DefaultModelLoader.Source(role.model, role.revision, prefix=weight_prefix(role.name)) for role in plan.roles[1:]
+        DefaultModelLoader.Source(role.model, role.revision, prefix=weight_prefix(role.name))
+        for role in plan.models[1:]
     ]
 
 
 def weight_prefix(name: str) -> str:
     """Return what marks a role's weights on their way from the loader; no checkpoint uses it."""
     return f"__{name}__."
+
+
+def has_equal_shards(heads: Sequence[Any]) -> bool:
+    """Return whether LM heads are spread over several ranks in shards of the same ids."""
+    return heads[0].tp_size > 1 and len({head.num_embeddings_per_partition for head in heads}) == 1
+
+
+def gather_logits(shard: Tensor) -> Tensor | None:
+    """Return logits over the padded vocabulary from each rank's shard; None on a rank that does not sample."""
+    gather = tensor_model_parallel_all_gather if current_platform.use_all_gather() else tensor_model_parallel_gather
+    logits: Tensor | None = gather(shard)
+    return logits
 
 
 def query_starts() -> Tensor | None:
@@ -108,6 +176,15 @@ def query_starts() -> Tensor | None:
             "set attention_backend='FLASH_ATTN', or use runtime='hf'."
         )
     return starts  # type: ignore[no-any-return]
+
+
+def was_asked_to_stop(rest: Any) -> bool:
+    """Return whether a signal ended the server; `rest` is what `build_and_serve` leaves to await.
+
+    That is the server's own shutdown after a signal, and a dummy after the server ended by itself. The engine's flags
+    tell nothing: they are set by its shutdown too.
+    """
+    return str(rest.__name__) == "shutdown"
 
 
 def tokens(token_ids: tuple[int, ...]) -> Any:

@@ -1,6 +1,7 @@
 """A composite as the vLLM runtime knows it before its engine starts: configs of the roles, no weights."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from proxytune.errors import RoleError, RuntimeUnsupportedError
+from proxytune.errors import ProxyTuneWarning, RoleError, RuntimeUnsupportedError
 from proxytune.roles import Role, load_adapter, load_model, require_files
+from proxytune.vllm.adapter import is_asked_to_merge, why_merged
 from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
+from proxytune.vllm.speculation import OPTION as SPECULATION
 
 _PAIR = ("expert", "anti")
 _HF = 'take runtime="hf" for this.'
@@ -62,6 +65,11 @@ class VllmComposite:
         """The base's stand-in."""
         return self.roles[0].model
 
+    @property
+    def is_speculative(self) -> bool:
+        """Whether a draft model runs ahead of it."""
+        return self.engine_options.get(SPECULATION) is not None
+
     def plan(self) -> Plan:
         """Return what the engine loads; roles that differ only in their prompt format are one model there."""
         distinct = list(dict.fromkeys(role.plan for role in self.roles))
@@ -100,7 +108,7 @@ def _why_not(name: str, role: Role) -> str | None:
 def new_composite(
     base: Role, pairs: Sequence[tuple[Role, Role]], config: Any, engine_options: Mapping[str, Any] | None
 ) -> VllmComposite:
-    """Return the composite of these roles, every one of them checked; an adapter is merged into its anti on disk.
+    """Return the composite of these roles, every one of them checked; an adapter shares its anti, or is merged on disk.
 
     Raises:
         RuntimeUnsupportedError: vLLM cannot run them; the text names the runtime that can.
@@ -110,16 +118,19 @@ def new_composite(
     if reason is not None:
         raise RuntimeUnsupportedError(reason)
     options = dict(engine_options or {})
-    merged = tempfile.TemporaryDirectory(prefix="proxytune-") if any(expert.is_adapter for expert, _ in pairs) else None
+    merged = _Merged()
     roles: list[VllmRole] = []
     pair_roles = []
     _place(roles, "base", base, config.base_prompt)
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
         formats = config.prompt_formats(number)
-        if expert.is_adapter and merged is not None:
-            expert = _merge(expert, anti, f"expert{suffix}", Path(merged.name) / f"expert{suffix}")
-        expert_place = _place(roles, f"expert{suffix}", expert, formats[0])
+        over = None
+        if expert.is_adapter:
+            over = _found(roles, anti) or _read(f"anti{suffix}", anti, formats[1])
+            if _is_merged(expert, f"expert{suffix}", anti, over.config, options):
+                expert, over = merged.add(expert, anti, f"expert{suffix}"), None
+        expert_place = _place(roles, f"expert{suffix}", expert, formats[0], over)
         pair_roles.append((expert_place, _place(roles, f"anti{suffix}", anti, formats[1])))
     dtype = _shared_dtype([base, *(role for pair in pairs for role in pair)], roles)
     if (limit := options.get("max_model_len")) is not None and limit > 0:
@@ -129,19 +140,37 @@ def new_composite(
     config.max_position_embeddings = min(contexts, default=None)
     config.num_hidden_layers = sum(role.config.num_hidden_layers for role in roles)
     config.hidden_size = roles[0].config.hidden_size
-    return VllmComposite(config, roles, pair_roles, dtype, options, merged)
+    return VllmComposite(config, roles, pair_roles, dtype, options, merged.folder)
 
 
-def _place(roles: list[VllmRole], name: str, role: Role, prompt_format: str) -> int:
-    """Return the place of a role among those seen so far, adding it when it is new."""
-    require_files(role, name)
-    source = str(Path(str(role.source)).resolve()) if Path(str(role.source)).is_dir() else str(role.source)
-    for place, seen in enumerate(roles):
-        if (seen.plan.model, seen.plan.revision) == (source, role.revision):
-            if seen.prompt_format == prompt_format:
+def _place(roles: list[VllmRole], name: str, role: Role, prompt_format: str, over: VllmRole | None = None) -> int:
+    """Return the place of a role among those seen so far, adding it when it is new; `over` is the anti it adapts."""
+    seen = _found(roles, role, over)
+    if seen is None:
+        new = _read(name, role, prompt_format) if over is None else _adapting(over, name, role, prompt_format)
+    else:
+        new = replace(seen, name=name, prompt_format=prompt_format)
+        for place, other in enumerate(roles):
+            if (other.plan, other.prompt_format) == (new.plan, prompt_format):
                 return place
-            roles.append(VllmRole(name, seen.plan, seen.config, prompt_format, seen.max_context, seen.model))
-            return len(roles) - 1
+    roles.append(new)
+    return len(roles) - 1
+
+
+def _found(roles: list[VllmRole], role: Role, over: VllmRole | None = None) -> VllmRole | None:
+    """Return the role among these that is the same model, whatever its prompt format."""
+    wanted = (_source(role), role.revision, None if over is None else over.plan.name)
+    return next((seen for seen in roles if (seen.plan.model, seen.plan.revision, seen.plan.adapter_of) == wanted), None)
+
+
+def _source(role: Role) -> str:
+    return str(Path(str(role.source)).resolve()) if Path(str(role.source)).is_dir() else str(role.source)
+
+
+def _read(name: str, role: Role, prompt_format: str) -> VllmRole:
+    """Return a role that is a model of its own, from its config."""
+    require_files(role, name)
+    source = _source(role)
     try:
         config = AutoConfig.from_pretrained(source, revision=role.revision).get_text_config(decoder=True)
     except (OSError, ValueError, KeyError) as error:
@@ -150,9 +179,13 @@ def _place(roles: list[VllmRole], name: str, role: Role, prompt_format: str) -> 
     generation_config = _generation_config(source, role.revision, config)
     plan = RolePlan(name=name, model=source, revision=role.revision)
     stand_in = SimpleNamespace(generation_config=generation_config)
-    context = getattr(config, "max_position_embeddings", None)
-    roles.append(VllmRole(name, plan, config, prompt_format, context, stand_in))
-    return len(roles) - 1
+    return VllmRole(name, plan, config, prompt_format, getattr(config, "max_position_embeddings", None), stand_in)
+
+
+def _adapting(anti: VllmRole, name: str, role: Role, prompt_format: str) -> VllmRole:
+    """Return an expert that is its anti but for an adapter."""
+    plan = RolePlan(name=name, model=_source(role), revision=role.revision, adapter_of=anti.plan.name)
+    return replace(anti, name=name, plan=plan, prompt_format=prompt_format)
 
 
 def _generation_config(source: str, revision: str | None, config: Any) -> GenerationConfig:
@@ -181,10 +214,34 @@ def _as_dtype(dtype: Any) -> torch.dtype:
     return found
 
 
-def _merge(expert: Role, anti: Role, name: str, folder: Path) -> Role:
-    """Return the expert as a model of its own: its adapter merged into the anti, saved below a temporary folder."""
-    # On the CPU: what this process kept of a GPU's memory the engine could not use.
-    model = load_model(replace(anti, device_map="cpu"), "anti")
-    adapted, _ = load_adapter(expert, name, model, anti)
-    adapted.merge_and_unload().save_pretrained(folder)
-    return Role(str(folder), dtype=expert.dtype if expert.dtype is not None else anti.dtype)
+def _is_merged(expert: Role, name: str, anti: Role, anti_config: Any, options: Mapping[str, Any]) -> bool:
+    """Return whether an adapter becomes a model of its own, saying so where the user did not ask for it."""
+    if is_asked_to_merge(options):
+        return True
+    reason = why_merged(expert, name, anti, anti_config, options)
+    if reason is not None:
+        warnings.warn(
+            f"the adapter of {name} is merged into a second copy of its anti, as {reason}: equal results, but no "
+            "memory shared.",
+            ProxyTuneWarning,
+            stacklevel=2,
+        )
+    return reason is not None
+
+
+class _Merged:
+    """Adapters merged into their antis on disk, in a temporary folder that is made with the first."""
+
+    def __init__(self) -> None:
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def add(self, expert: Role, anti: Role, name: str) -> Role:
+        """Return the expert as a model of its own."""
+        if self.folder is None:
+            self.folder = tempfile.TemporaryDirectory(prefix="proxytune-")
+        # On the CPU: what this process kept of a GPU's memory the engine could not use.
+        model = load_model(replace(anti, device_map="cpu"), "anti")
+        adapted, _ = load_adapter(expert, name, model, anti)
+        folder = Path(self.folder.name) / name
+        adapted.merge_and_unload().save_pretrained(folder)
+        return Role(str(folder), dtype=expert.dtype if expert.dtype is not None else anti.dtype)

@@ -1,10 +1,11 @@
 """Seeded sampling inside the engine, with the draws of the hf runtime: equal seeds give equal text in both.
 
 vLLM's own seeded sampling ends the engine on a CPU as soon as a prompt is read in two chunks ("CPU Generator does not
-use offset"). So a sampled request is a greedy one to vLLM, of whose logits all but the drawn token's are −inf.
+use offset"). So a sampled request is a greedy one to vLLM, of whose logits all but the drawn token's are −inf. Requests
+that vLLM's own server or `LLM` made become such ones as they are validated, before they are split by their `n`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ DRAW_KEY = "proxytune_draw"
 
 _MIN_TEMPERATURE = 1e-6
 _NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_COUNTING = ("presence_penalty", "frequency_penalty")  # vLLM's, which the hf runtime has not
+_GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 def draw_arguments(options: GenerationOptions, seed: int) -> dict[str, Any]:
@@ -41,10 +44,12 @@ class SeededDraws(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Raise OptionError for draw arguments that `draw_arguments` cannot have made."""
+        """Make a seeded request one of ours; raise OptionError for draw arguments that nothing here has made."""
         given = (sampling_params.extra_args or {}).get(DRAW_KEY)
+        if given is None and sampling_params.seed is not None and sampling_params.temperature > 0:
+            given = _take_over(sampling_params)
         if given is not None:
-            _checked(given)
+            _Draw.of(given, sampling_params.seed)
 
     def is_argmax_invariant(self) -> bool:
         """Return False: the drawn token becomes the likeliest."""
@@ -60,7 +65,8 @@ class SeededDraws(LogitsProcessor):
             self._rows.pop(row, None)
             given = (params.extra_args or {}).get(DRAW_KEY)
             if given is not None:
-                self._rows[row] = _Draws(*_checked(given), self._device, prompt_ids or [], output_ids)
+                draw = _Draw.of(given, params.seed)
+                self._rows[row] = _Draws(draw, self._device, prompt_ids or [], output_ids)
         for first, second, direction in batch_update.moved:
             leaving, staying = self._rows.pop(first, None), self._rows.pop(second, None)
             if leaving is not None:
@@ -77,18 +83,43 @@ class SeededDraws(LogitsProcessor):
         return logits
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """How one request is drawn: the hf runtime's options, vLLM's penalties, and the seed."""
+
+    options: GenerationOptions
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+
+    @classmethod
+    def of(cls, given: Any, own_seed: int | None) -> "_Draw":
+        """Return it from what `draw_arguments` made, or `_take_over`, which leaves the seed to the request.
+
+        Raises:
+            OptionError: Neither made it.
+        """
+        names = {"seed", *_NAMES} if own_seed is None else {*_NAMES, *_COUNTING}
+        if not isinstance(given, Mapping) or set(given) != names:
+            raise OptionError(f"{DRAW_KEY} is {given!r}: leave it to the runtime, and pass seed and temperature.")
+        seed = given["seed"] if own_seed is None else own_seed % 2**63
+        if type(seed) is not int or not 0 <= seed < 2**63:
+            raise OptionError(f"seed is {seed!r}: pass a whole number from 0 to 2**63 - 1.")
+        penalties = {name: given.get(name, 0.0) for name in _COUNTING}
+        return cls(options=GenerationOptions(**{name: given[name] for name in _NAMES}), seed=seed, **penalties)
+
+
 @dataclass
 class _Draws:
     """The draws of one request: one race per token of its answer, however often a step is run."""
 
-    options: GenerationOptions
-    seed: int
+    draw: _Draw
     device: torch.device
     prompt_ids: Sequence[int]
     output_ids: Sequence[int]
 
     def __post_init__(self) -> None:
-        self._generator = torch.Generator(device=self.device).manual_seed(self.seed)
+        self._generator = torch.Generator(device=self.device).manual_seed(self.draw.seed)
         self._num_races = 0
         self._race = torch.empty(0)
 
@@ -101,19 +132,39 @@ class _Draws:
         return int((self._warped(logits).softmax(-1) / self._race).argmax())
 
     def _warped(self, logits: Tensor) -> Tensor:
-        """Return the logits after penalty, temperature, top-k, top-p and min-p, in this order."""
+        """Return the logits after penalties, temperature, top-k, top-p and min-p, in this order."""
         scores = logits[None]
-        options = self.options
+        options = self.draw.options
         if options.repetition_penalty != 1.0:
-            seen = [index for index in {*self.prompt_ids, *self.output_ids} if 0 <= index < scores.shape[-1]]
+            seen = self._known({*self.prompt_ids, *self.output_ids})
             found = scores[:, seen]
             scores = scores.clone()
             scores[:, seen] = torch.where(
                 found > 0, found / options.repetition_penalty, found * options.repetition_penalty
             )
+        if self.draw.presence_penalty or self.draw.frequency_penalty:
+            counts = torch.bincount(
+                torch.tensor(self._known(self.output_ids), dtype=torch.long, device=scores.device),
+                minlength=scores.shape[-1],
+            )
+            scores = scores - self.draw.frequency_penalty * counts - self.draw.presence_penalty * (counts > 0)
         for warper in _warpers(options):
             scores = warper(None, scores)
         return scores[0]
+
+    def _known(self, token_ids: Iterable[int]) -> list[int]:
+        """Return those of these ids that all roles share."""
+        return [index for index in token_ids if 0 <= index < self._race.shape[-1]]
+
+
+def _take_over(params: Any) -> dict[str, Any]:
+    """Make a seeded request greedy to vLLM; return how it is drawn. The seed stays: vLLM counts it up over `n`."""
+    found = {name: getattr(params, name) for name in (*_NAMES, *_COUNTING)}
+    found["top_k"] = max(0, found["top_k"])  # vLLM's -1
+    params.extra_args = {**(params.extra_args or {}), DRAW_KEY: found}
+    for name, value in (_GREEDY | dict.fromkeys(_COUNTING, 0.0)).items():
+        setattr(params, name, value)
+    return found
 
 
 def _warpers(options: GenerationOptions) -> list[Any]:
@@ -128,13 +179,3 @@ def _warpers(options: GenerationOptions) -> list[Any]:
     if options.min_p:
         warpers.append(MinPLogitsWarper(options.min_p))
     return warpers
-
-
-def _checked(given: Any) -> tuple[GenerationOptions, int]:
-    """Return options and seed from what `draw_arguments` made; raise OptionError for anything else."""
-    if not isinstance(given, Mapping) or set(given) != {"seed", *_NAMES}:
-        raise OptionError(f"{DRAW_KEY} is {given!r}: leave it to the runtime, and pass seed and temperature.")
-    seed = given["seed"]
-    if type(seed) is not int or not 0 <= seed < 2**63:
-        raise OptionError(f"seed is {seed!r}: pass a whole number from 0 to 2**63 - 1.")
-    return GenerationOptions(**{name: given[name] for name in _NAMES}), seed

@@ -10,8 +10,10 @@ from vllm import EngineArgs, LLMEngine
 
 from proxytune.errors import OptionError, ProxyTuneError, RuntimeUnsupportedError, UnknownOptionError
 from proxytune.vllm import compat
+from proxytune.vllm.alpha import processor_name
 from proxytune.vllm.composite import VllmComposite
 from proxytune.vllm.plugin import register
+from proxytune.vllm.speculation import OPTION, speculative_config
 
 _OWN = ("model", "hf_overrides", "logits_processors", "skip_tokenizer_init", "dtype", "max_logprobs", "revision")
 
@@ -23,6 +25,7 @@ class Engine:
         """Start the engine: seconds for a small composite, minutes for a large or compiled one."""
         compat.require_plugin()
         register()
+        compat.choose_runner()
         self._engine = _started(engine_arguments(composite))
         self.max_length: int = self._engine.model_config.max_model_len
         self._numbers = itertools.count()
@@ -52,6 +55,11 @@ class Engine:
         with self._lock:
             if self._waiting.pop(name, None) is not None:
                 self._engine.abort_request([name])
+
+    def metrics(self) -> list[Any]:
+        """Return vLLM's counters."""
+        with self._lock:
+            return list(self._engine.get_metrics())
 
     def close(self) -> None:
         """End the engine's processes."""
@@ -94,11 +102,18 @@ def engine_arguments(composite: VllmComposite) -> dict[str, Any]:
             raise OptionError(f"engine_options sets {name!r}, which the composite sets itself: leave it out.")
     plan = composite.plan()
     base = plan.roles[0]
+    processors = [processor_name(len(plan.pairs)), "proxytune.vllm.drawing:SeededDraws"]
+    if composite.is_speculative:
+        # vLLM refuses to speculate beside logits processors; how much it accepts stands in its statistics.
+        processors = []
+        expert = composite.roles[composite.pair_roles[0][0]]
+        drafts = speculative_config(options[OPTION], base=composite.roles[0], expert=expert)
+        options = {"disable_log_stats": False, **options, OPTION: drafts}
     return {
         "max_model_len": composite.config.max_position_embeddings,
         "disable_log_stats": True,
-        **compat.piecewise_graphs(),
         **options,
+        **compat.device_settings(options),
         "model": base.model,
         "revision": base.revision,
         "hf_overrides": plan.overrides(),
@@ -106,5 +121,5 @@ def engine_arguments(composite: VllmComposite) -> dict[str, Any]:
         "generation_config": "vllm",
         "skip_tokenizer_init": True,
         "max_logprobs": -1,
-        "logits_processors": ["proxytune.vllm.alpha:AlphaRows", "proxytune.vllm.drawing:SeededDraws"],
+        "logits_processors": processors,
     }

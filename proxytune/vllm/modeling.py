@@ -12,8 +12,10 @@ from vllm.sequence import IntermediateTensors
 from proxytune.errors import RuntimeUnsupportedError
 from proxytune.steering import Alpha, steer_all
 from proxytune.vllm import compat
+from proxytune.vllm.adapter import read_factors
 from proxytune.vllm.alpha import COLUMNS_PER_ALPHA, AlphaRows, from_columns, to_columns
-from proxytune.vllm.plan import Plan
+from proxytune.vllm.pair import fingerprint, share
+from proxytune.vllm.plan import Plan, RolePlan
 
 _SEPARATOR = "."  # between a role's name and the key of one of its intermediate tensors
 
@@ -26,14 +28,30 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         super().__init__()
         compat.require_supported_engine(vllm_config)
         self.plan = Plan.of(vllm_config.model_config.hf_config)
-        self.names = [role.name for role in self.plan.roles]
-        for role in self.plan.roles:
-            self.add_module(role.name, compat.new_role(role, vllm_config))
+        self.names = [role.name for role in self.plan.models]
+        for role in self.plan.models:
+            self.add_module(role.name, self._new_model(role, vllm_config))
+        # For each model the roles that its rows are, by their places in the plan: itself, then adapters over it.
+        order = [role.name for role in self.plan.roles]
+        self.places = [
+            [order.index(name), *(order.index(role.name) for role in self.plan.adapters_of(name))]
+            for name in self.names
+        ]
         self.secondary_weights = compat.weight_sources(self.plan)
         self.alpha_rows = AlphaRows.of(vllm_config)
 
+    def _new_model(self, role: RolePlan, vllm_config: Any) -> Any:
+        """Return a role's model; the experts that are adapters over it run inside."""
+        adapters = self.plan.adapters_of(role.name)
+        if not adapters:
+            return compat.new_role(role, vllm_config)
+        experts = {expert.name: read_factors(expert.model, expert.revision) for expert in adapters}
+        model = compat.new_role(role, vllm_config, fingerprint(experts))
+        share(model, role.name, experts)
+        return model
+
     @property
-    def roles(self) -> list[Any]:
+    def models(self) -> list[Any]:
         """The models, base first."""
         return [self.get_submodule(name) for name in self.names]
 
@@ -48,7 +66,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
     ) -> IntermediateTensors:
         """Return what a later pipeline stage receives, zeros, for all roles together."""
         return _joined(
-            self.names, [role.make_empty_intermediate_tensors(batch_size, dtype, device) for role in self.roles]
+            self.names, [model.make_empty_intermediate_tensors(batch_size, dtype, device) for model in self.models]
         )
 
     def forward(
@@ -60,38 +78,69 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
     ) -> Tensor | IntermediateTensors:
         """Return the hidden states of all roles side by side, then the columns of α: `[T, ΣD + 3 · pairs]`."""
         outputs = [
-            role(input_ids, positions, _of_role(name, intermediate_tensors))
-            for name, role in zip(self.names, self.roles, strict=True)
+            model(input_ids, positions, _of_role(name, intermediate_tensors))
+            for name, model in zip(self.names, self.models, strict=True)
         ]
         if isinstance(outputs[0], IntermediateTensors):
             return _joined(self.names, outputs)
+        states = self._by_role(outputs)
         if self.alpha_rows is not None:
-            alphas = self.alpha_rows.per_token(outputs[0].shape[0], compat.query_starts())
-            outputs.append(to_columns(alphas, outputs[0].dtype))
-        return torch.cat(outputs, dim=-1)
+            alphas = self.alpha_rows.per_token(states[0].shape[0], compat.query_starts())
+            states.append(to_columns(alphas, states[0].dtype))
+        return torch.cat(states, dim=-1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Return the combined logits `[N, V of the base]`, float32; ids that not all roles share are −inf.
 
         None on a tensor-parallel rank that does not sample.
         """
-        widths = [role.lm_head.embedding_dim for role in self.roles]
+        alphas, states = self._split(hidden_states)
+        heads = [model.lm_head for model in self.models]
+        if compat.has_equal_shards(heads):
+            shards = [
+                model.logits_processor(model.lm_head, rows, skip_gather=True)
+                for model, rows in zip(self.models, states, strict=True)
+            ]
+            combined = compat.gather_logits(self._combined(self._by_role(shards), alphas))
+        else:
+            logits = [model.compute_logits(rows) for model, rows in zip(self.models, states, strict=True)]
+            if logits[0] is None:
+                return None
+            combined = self._combined(self._by_role(logits), alphas)
+        if combined is None:
+            return None
+        widths = [model.logits_processor.org_vocab_size for model in self.models]
+        width = min(*widths, self.plan.vocab_size or widths[0])
+        return nn.functional.pad(combined[..., :width], (0, widths[0] - width), value=-torch.inf)
+
+    def _split(self, hidden_states: Tensor) -> tuple[Sequence[Alpha], list[Tensor]]:
+        """Return α of each pair, and for each model the hidden states of the roles it runs, one below the other."""
+        place_of = {place: number for number, places in enumerate(self.places) for place in places}
+        widths = [self.models[place_of[place]].lm_head.embedding_dim for place in range(len(self.plan.roles))]
         columns = 0 if self.alpha_rows is None else COLUMNS_PER_ALPHA * len(self.plan.pairs)
         *states, columns_of_alpha = torch.split(hidden_states, [*widths, columns], dim=-1)
-        logits = [role.compute_logits(state.contiguous()) for role, state in zip(self.roles, states, strict=True)]
-        if logits[0] is None:
-            return None
-        width = min(found.shape[-1] for found in logits)
-        width = min(width, self.plan.vocab_size or width)
         alphas: Sequence[Alpha] = self.plan.alphas
         if self.alpha_rows is not None:
             alphas = from_columns(columns_of_alpha).unbind(-1)
+        return alphas, [torch.cat([states[place] for place in places]) for places in self.places]
+
+    def _by_role(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return each role's part of what the models gave, base first."""
+        found = {
+            place: rows
+            for places, output in zip(self.places, outputs, strict=True)
+            for place, rows in zip(places, output.chunk(len(places)), strict=True)
+        }
+        return [found[place] for place in range(len(self.plan.roles))]
+
+    def _combined(self, logits: Sequence[Tensor], alphas: Sequence[Alpha]) -> Tensor:
+        """Return the rule's logits over the ids that all of these have, one entry per role."""
+        width = min(found.shape[-1] for found in logits)
         pairs = [
             (logits[expert][..., :width], logits[anti][..., :width], alpha)
             for (expert, anti), alpha in zip(self.plan.pairs, alphas, strict=True)
         ]
-        combined = steer_all(logits[0][..., :width], pairs)
-        return nn.functional.pad(combined, (0, logits[0].shape[-1] - width), value=-torch.inf)
+        return steer_all(logits[0][..., :width], pairs)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Hand each role its weights; return the names of those that were loaded."""

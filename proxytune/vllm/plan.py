@@ -25,11 +25,12 @@ _MAX_ALPHA = 65504.0  # α passes through hidden states, which may be float16
 
 @dataclass(frozen=True, kw_only=True)
 class RolePlan:
-    """One model to load: a folder or hub id."""
+    """One model to load: a folder or hub id, or an adapter over the role that `adapter_of` names."""
 
     name: str
     model: str
     revision: str | None = None
+    adapter_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,15 @@ class Plan:
     pairs: tuple[tuple[int, int], ...]
     alphas: tuple[float, ...]
     vocab_size: int | None = None
+
+    @property
+    def models(self) -> tuple[RolePlan, ...]:
+        """Roles with weights of their own, base first."""
+        return tuple(role for role in self.roles if role.adapter_of is None)
+
+    def adapters_of(self, name: str) -> tuple[RolePlan, ...]:
+        """Return the experts that share the weights of a role."""
+        return tuple(role for role in self.roles if role.adapter_of == name)
 
     def overrides(self) -> dict[str, Any]:
         """Return vLLM's `hf_overrides` that make the base's config the composite's."""
@@ -84,13 +94,26 @@ class Plan:
         Raises:
             OptionError: They are no finite numbers, or not one per pair.
         """
-        given = (extra_args or {}).get(ALPHA_KEY)
+        given = request_alphas(extra_args, len(self.pairs))
         if given is None:
             return self.alphas
-        values = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else None
-        if values is not None and len(values) != len(self.pairs):
-            raise OptionError(f"alpha lists {len(values)} numbers for {len(self.pairs)} pair(s): pass one per pair.")
-        return check_alphas([given] * len(self.pairs) if values is None else values)
+        return given * len(self.pairs) if len(given) == 1 else given
+
+
+def request_alphas(extra_args: Mapping[str, Any] | None, num_pairs: int) -> tuple[float, ...] | None:
+    """Return the strengths a request asks for: one for all pairs, or as many as its list has; None for none.
+
+    Raises:
+        OptionError: They are no finite numbers, or a list that is not `num_pairs` long.
+    """
+    given = (extra_args or {}).get(ALPHA_KEY)
+    if given is None:
+        return None
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return check_alphas([given])
+    if len(given) != num_pairs:
+        raise OptionError(f"alpha lists {len(given)} numbers for {num_pairs} pair(s): pass one per pair.")
+    return check_alphas(given)
 
 
 def check_alphas(values: Sequence[Any]) -> tuple[float, ...]:

@@ -9,15 +9,22 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 
-from proxytune.completion import FinishReason, Request, Row, Score, Timing, TokenLogprob
+from proxytune.completion import Request, Row, Score, TokenLogprob
 from proxytune.detokenize import cut_at_stop, decode
 from proxytune.errors import ContextLengthError, RuntimeUnsupportedError
 from proxytune.options import GenerationOptions
+from proxytune.rows import RowCutter
+from proxytune.trace import Trace
 from proxytune.vllm.composite import VllmComposite
 from proxytune.vllm.drawing import draw_arguments
 from proxytune.vllm.engine import Engine
 from proxytune.vllm.plan import ALPHA_KEY, check_alphas
+from proxytune.vllm.speculation import Acceptance, require_verifiable
 
+_NO_TRACE = (
+    "a trace needs the logits of every role, and vLLM's engine gives those of the combination only: "
+    'take runtime="hf" for it.'
+)
 _SLACK = 4  # tokens of a character cut in two where the searched window begins
 
 
@@ -43,6 +50,7 @@ class VllmRuntime:
         self.eos_token_ids = eos_token_ids
         self._vocab_size: int = composite.config.vocab_size
         self._merged = composite.merged
+        self._fixed_alphas = check_alphas(composite.config.alphas) if composite.is_speculative else None
         self._engine = Engine(composite)
 
     def close(self) -> None:
@@ -51,9 +59,15 @@ class VllmRuntime:
         if self._merged is not None:
             self._merged.cleanup()
 
+    def acceptance(self) -> Acceptance | None:
+        """Return what became of the drafts so far; None for an engine that does not speculate."""
+        return None if self._fixed_alphas is None else Acceptance.of(self._engine.metrics())
+
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[Request, list[Row]]]:
         """Yield each request with its row, in the order in which they are done; at most `batch_size` run at once."""
         _require_no_beams(options)
+        if options.trace:
+            raise RuntimeUnsupportedError(_NO_TRACE)
         waiting = [(request, _shared_prompt(request), self._params(request, options)) for request in requests][::-1]
         running: dict[str, _Running] = {}
         try:
@@ -70,6 +84,10 @@ class VllmRuntime:
         finally:
             for name in running:
                 self._engine.drop(name)
+
+    def trace(self, request: Request, token_ids: Sequence[int], num_candidates: int) -> Trace:
+        """Raise RuntimeUnsupportedError: the engine gives the combination's logits only, not those of the roles."""
+        raise RuntimeUnsupportedError(_NO_TRACE)
 
     def stream(self, request: Request, options: GenerationOptions) -> Iterator[int]:
         """Yield the token ids of one request as they are chosen; closing the iterator ends the work."""
@@ -91,7 +109,7 @@ class VllmRuntime:
 
     def score(self, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[Request, Score]]:
         """Yield each request with its continuation's log-probabilities: one pass, teacher-forced."""
-        waiting = [(request, self._scored_prompt(request), _score_params(request)) for request in requests][::-1]
+        waiting = [(request, self._scored_prompt(request), self._score_params(request)) for request in requests][::-1]
         running: dict[str, Request] = {}
         try:
             while waiting or running:
@@ -106,32 +124,6 @@ class VllmRuntime:
         finally:
             for name in running:
                 self._engine.drop(name)
-
-    def row(
-        self,
-        token_ids: Sequence[int],
-        request: Request,
-        options: GenerationOptions,
-        *,
-        seconds: float,
-        first_token_seconds: float,
-        batch_size: int = 1,
-    ) -> Row:
-        """Return a finished row without log-probabilities, from its ids and what they took."""
-        ids = tuple(token_ids)
-        is_eos = bool(ids) and not options.ignore_eos and ids[-1] in self.eos_token_ids
-        # An id that ends the row is no text, whether or not the tokenizer calls it special.
-        shown = ids[:-1] if is_eos else ids
-        text, is_stopped = cut_at_stop(decode(self.tokenizer, shown, request.role_ids[0][-1]), options.stop)
-        reason: FinishReason = "stop" if is_stopped else "eos" if is_eos else "length"
-        timing = Timing(
-            seconds=seconds,
-            first_token_seconds=first_token_seconds,
-            batch_size=batch_size,
-            num_prompt_tokens=len(request.role_ids[0]),
-            num_new_tokens=len(ids),
-        )
-        return Row(token_ids=ids, text=text, finish_reason=reason, logprobs=None, timing=timing)
 
     def _take(self, row: _Running, output: Any, options: GenerationOptions) -> bool:
         """Add an output's tokens to a row; return whether the row has ended."""
@@ -157,7 +149,7 @@ class VllmRuntime:
     def _finished(self, done: _Running, options: GenerationOptions, batch_size: int) -> Row:
         now = time.perf_counter()
         first = now if done.first_token_at is None else done.first_token_at
-        row = self.row(
+        row = RowCutter(self.tokenizer, self.eos_token_ids).row(
             done.token_ids,
             done.request,
             options,
@@ -165,7 +157,7 @@ class VllmRuntime:
             first_token_seconds=first - done.started,
             batch_size=batch_size,
         )
-        return row if options.logprobs is None else replace(row, logprobs=tuple(done.logprobs))
+        return row if options.logprobs is None else replace(row, logprobs=tuple(done.logprobs[: len(row.token_ids)]))
 
     def _params(self, request: Request, options: GenerationOptions) -> SamplingParams:
         return _checked_params(
@@ -179,8 +171,27 @@ class VllmRuntime:
             logprobs=None if options.logprobs is None else min(options.logprobs, self._vocab_size),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args=_alpha_of(request) | draw_arguments(options, request.seed),
+            extra_args=self._extra_args(request, options),
         )
+
+    def _score_params(self, request: Request) -> SamplingParams:
+        return _checked_params(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=1,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=self._extra_args(request, None),
+        )
+
+    def _extra_args(self, request: Request, options: GenerationOptions | None) -> dict[str, Any]:
+        """Return what our logits processors read: α, and how to draw; nothing where the engine has none of them."""
+        if self._fixed_alphas is not None:
+            require_verifiable(request, options, self._fixed_alphas)
+            return {}
+        draw = {} if options is None else draw_arguments(options, request.seed)
+        return {ALPHA_KEY: list(check_alphas(request.alphas))} | draw
 
     def _scored_prompt(self, request: Request) -> tuple[int, ...]:
         """Return prompt and continuation; the engine reads all of it and has to have room for one token more."""
@@ -218,22 +229,6 @@ def _checked_params(**params: Any) -> SamplingParams:
         raise RuntimeUnsupportedError(
             f'the vllm runtime refuses this request ({str(error).rstrip(".")}): change it, or take runtime="hf".'
         ) from error
-
-
-def _alpha_of(request: Request) -> dict[str, Any]:
-    return {ALPHA_KEY: list(check_alphas(request.alphas))}
-
-
-def _score_params(request: Request) -> SamplingParams:
-    return _checked_params(
-        max_tokens=1,
-        temperature=0.0,
-        prompt_logprobs=1,
-        ignore_eos=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args=_alpha_of(request),
-    )
 
 
 def _token_logprob(token_id: int, found: Any, num_top: int) -> TokenLogprob:

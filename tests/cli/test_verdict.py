@@ -25,6 +25,9 @@ def role(name: str, weight_bytes: int, device_map: Any = None, *, context: int |
         max_context=context,
         vocab_size=300,
         device_map=device_map,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
     )
 
 

@@ -70,3 +70,13 @@ def both_runtimes(folders: list[Path], **settings: Any) -> tuple[ProxyGenerator,
     options = {"dtype": "float32", **settings}
     hf = ProxyGenerator(base, expert, anti, **options)
     return hf, ProxyGenerator(base, expert, anti, **options, runtime="vllm", engine_options=engine_options)
+
+
+def largest_difference(found: Any, expected: Any) -> float:
+    """Return how far the log-probabilities of two lists of completions are apart, chosen tokens and tops."""
+    return max(
+        abs(mine.top[index] - theirs.top[index])
+        for first, second in zip(found, expected, strict=True)
+        for mine, theirs in zip(first.logprobs, second.logprobs, strict=True)
+        for index in set(mine.top) & set(theirs.top)
+    )

@@ -111,6 +111,23 @@ def test_runtimes_are_chosen_by_name(folders: Folders) -> None:
         ProxyGenerator(*trio, engine_options={"enforce_eager": True})
 
 
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_gpu_gets_settings_that_carry_alpha(folders: Folders) -> None:
+    """Piecewise graphs and a backend that tells where requests begin, unless the user chose; vLLM knows the names."""
+    from vllm import EngineArgs
+
+    from proxytune.vllm.compat import accelerator_settings
+
+    plain = accelerator_settings({}, is_cuda=True)
+    assert plain == {"compilation_config": {"cudagraph_mode": "PIECEWISE"}, "attention_backend": "FLASH_ATTN"}
+    arguments = EngineArgs(model=str(folders["base"]), **plain)
+    assert arguments.compilation_config.cudagraph_mode.name == "PIECEWISE"
+    assert accelerator_settings({}, is_cuda=False) == {"compilation_config": {"cudagraph_mode": "PIECEWISE"}}
+    chosen = {"compilation_config": {"cudagraph_mode": "NONE"}, "attention_backend": "TRITON_ATTN"}
+    assert accelerator_settings(chosen, is_cuda=True) == {"compilation_config": {"cudagraph_mode": "NONE"}}
+    assert accelerator_settings({"pipeline_parallel_size": 2}, is_cuda=True)["async_scheduling"] is False
+
+
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_error_tells_what_to_install(folders: Folders) -> None:
     """The missing package is named."""

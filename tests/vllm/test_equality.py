@@ -9,7 +9,7 @@ import pytest
 from proxytune import ProxyGenerator
 from proxytune.errors import OptionError, RuntimeUnsupportedError, UnknownOptionError
 from tests import tiny
-from tests.vllm.conftest import both_runtimes, save_trio
+from tests.vllm.conftest import both_runtimes, largest_difference, save_trio
 
 NUM_PROMPTS, NUM_TOKENS = 16, 64
 TOLERANCE = 1e-3  # of log-probabilities, in nats
@@ -31,16 +31,6 @@ def prompts() -> list[list[int]]:
     shared = tiny.prompt_ids(32, seed=99)
     own = [tiny.prompt_ids(3 + 2 * seed, seed=seed) for seed in range(NUM_PROMPTS // 2)]
     return own + [shared + tiny.prompt_ids(3 + 2 * seed, seed=seed)[1:] for seed in range(NUM_PROMPTS // 2)]
-
-
-def largest_difference(found: Any, expected: Any) -> float:
-    """Return how far the log-probabilities of two lists of completions are apart, chosen tokens and tops."""
-    return max(
-        abs(mine.top[index] - theirs.top[index])
-        for first, second in zip(found, expected, strict=True)
-        for mine, theirs in zip(first.logprobs, second.logprobs, strict=True)
-        for index in set(mine.top) & set(theirs.top)
-    )
 
 
 def test_greedy_tokens_and_logprobs_equal_the_hf_runtimes(runtimes: Runtimes, prompts: list[list[int]]) -> None:

@@ -59,3 +59,15 @@ def test_separate_prompts_are_refused(runtimes: Runtimes) -> None:
     assert hf.generate("w1 w2", max_new_tokens=2)
     with pytest.raises(RuntimeUnsupportedError, match='runtime="hf"'):
         vllm.generate("w1 w2", max_new_tokens=2)
+
+
+@pytest.mark.parametrize("alpha", [[1.0], [1.0, 2.0, 3.0], [1.0, "much"], "much", float("nan")])
+def test_the_engine_refuses_an_alpha_that_fits_no_pairs(runtimes: Runtimes, alpha: Any) -> None:
+    """Also what reaches it past our own checks, as over HTTP: a refusal of this request, and the engine goes on."""
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    _, vllm = runtimes
+    with pytest.raises(VLLMValidationError, match="alpha"):
+        vllm._runtime._engine.add((1, 5), SamplingParams(extra_args={"alpha": alpha}))
+    assert len(vllm.generate(PROMPTS[:1], max_new_tokens=2, alpha=[1.0, 2.0])) == 1

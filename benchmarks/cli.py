@@ -1,0 +1,87 @@
+"""`proxytune bench …` and `python -m benchmarks …`: benchmarks of base, expert and the steered base.
+
+Standard output carries results and nothing else. Exit codes: 0 done, 2 something the user gave is wrong, 1 anything
+else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from benchmarks import task_command
+from benchmarks.registry import COMMANDS, PROGRAMS, TASKS
+from proxytune.cli.parser import Parser
+from proxytune.cli.stderr import note, quiet_libraries
+from proxytune.errors import ProxyTuneError, UnknownOptionError
+
+_RESUMING = "interrupted; the same command with --resume goes on, if it had an --output folder."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors are one sentence, with a traceback only under --debug."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except SystemExit as request:  # --help
+        return int(request.code or 0)
+    except KeyboardInterrupt:
+        note(_RESUMING)
+        return 1
+    except ProxyTuneError as error:
+        if "--debug" in arguments:
+            raise
+        note(str(error))
+        return 2
+
+
+def _run(arguments: Sequence[str]) -> int:
+    name = arguments[0] if arguments else ""
+    if name in PROGRAMS:
+        code: int = import_module(PROGRAMS[name].module).main(arguments[1:])
+        return code
+    options, unknown = _parser(name).parse_known_args(arguments)
+    if unknown:
+        raise UnknownOptionError(f"unknown option {unknown[0]!r}: see `bench {name} --help`.")
+    with quiet_libraries(is_debug=options.debug):
+        code = options.run(options)
+    sys.stdout.flush()
+    return code
+
+
+def _parser(chosen: str) -> Parser:
+    """Return the parser; only the chosen command's module is imported."""
+    parser = Parser(prog="bench", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, entry in {**TASKS, **COMMANDS, **PROGRAMS}.items():
+        module = import_module(entry.module) if name == chosen else None
+        command = commands.add_parser(
+            name,
+            help=entry.help,
+            description=module.__doc__ if module else None,
+            epilog=_epilog(module),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if module is not None:
+            _fill(command, name, module)
+    return parser
+
+
+def _fill(command: Parser, name: str, module: Any) -> None:
+    if name in TASKS:
+        task_command.add_arguments(command, module)
+        command.set_defaults(run=partial(task_command.run, task=module, name=name))
+    else:
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    command.add_argument("--debug", action="store_true", help="show tracebacks and other libraries' messages")
+
+
+def _epilog(module: Any) -> str | None:
+    example = getattr(module, "EXAMPLE", None)
+    return None if example is None else f"example:\n{example}"

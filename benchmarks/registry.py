@@ -1,0 +1,45 @@
+"""The names behind `bench`: tasks and other commands, each with the module that is imported when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A module, and one line on what it does."""
+
+    module: str
+    help: str
+
+
+# One file each, with the names in `benchmarks.tasks.task.Task`.
+TASKS = {
+    "alpacaeval": Entry(
+        module="benchmarks.tasks.alpacaeval.generation", help="AlpacaEval 1 and 2: answers to the 805 instructions"
+    ),
+    "gsm8k": Entry(module="benchmarks.tasks.gsm8k", help="grade-school mathematics, as the proxy-tuning paper ran it"),
+    "lm-eval": Entry(
+        module="benchmarks.tasks.lm_eval.task", help="lm-evaluation-harness: MMLU, ARC, HellaSwag, TruthfulQA, GSM8K, …"
+    ),
+    "toxigen": Entry(module="benchmarks.tasks.toxigen", help="continuations of ToxiGen's prompts, and the toxic ones"),
+    "truthfulqa": Entry(
+        module="benchmarks.tasks.truthfulqa", help="TruthfulQA; the demo trio's own questions by default"
+    ),
+}
+# Modules with `add_arguments(command)` and `run(args)`.
+COMMANDS = {
+    "alpacaeval-judge": Entry(module="benchmarks.tasks.alpacaeval.judging", help="judge a run of alpacaeval"),
+    "alpacaeval-outputs": Entry(
+        module="benchmarks.tasks.alpacaeval.outputs", help="write a run's answers as AlpacaEval's model_outputs.json"
+    ),
+    "judge": Entry(module="benchmarks.judging.command", help="judge the open answers of a run"),
+    "merge": Entry(module="benchmarks.runs.command", help="put the shards of a run together"),
+    "report": Entry(module="benchmarks.reporting.command", help="one table of runs, with gap closed, and a page"),
+    "score": Entry(module="benchmarks.scoring.command", help="score anybody's outputs without a model"),
+}
+# Modules with a `main(argv)` of their own.
+PROGRAMS = {
+    "speed": Entry(module="benchmarks.speed", help="tokens per second beside the base's and the floor"),
+    "throughput": Entry(module="benchmarks.throughput", help="batches in vLLM and transformers"),
+}

@@ -1,0 +1,105 @@
+"""From rows of predictions to figures: value, interval, missing rows, and paired comparisons between columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from benchmarks.runs.pairing import mcnemar
+from benchmarks.scoring.intervals import bootstrap, wilson
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One figure of a part: the mean over its rows of a number in each.
+
+    Attributes:
+        name: As the table has it.
+        value: A row's number; None where the row has none (unparsable, or no verdict), which is counted and left out.
+        is_share: Whether each number is 0 or 1, so that the interval is Wilson's and pairs are McNemar's.
+        missing: What a row without a number is called.
+        is_better_higher: Which way is better.
+    """
+
+    name: str
+    value: Callable[[Row], float | None]
+    is_share: bool = True
+    missing: str = "missing"
+    is_better_higher: bool = True
+
+
+def field(name: str) -> Callable[[Row], float | None]:
+    """Return the function that takes a row's number (or truth value, or null) from this field."""
+
+    def value(row: Row) -> float | None:
+        found = row.get(name)
+        return None if found is None else float(found)
+
+    return value
+
+
+def summarise(rows: Iterable[Row], measures: Mapping[str, Sequence[Measure]], *, seed: int = 0) -> dict[str, Any]:
+    """Return `results` (one per part, measure and column) and `comparisons` (one per pair of columns).
+
+    Columns come in the order in which rows first name them; `seed` is the bootstrap's.
+    """
+    grouped: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        grouped.setdefault(row["part"], {}).setdefault(row["column"], []).append(row)
+    results, comparisons = [], []
+    for part, columns in grouped.items():
+        for measure in measures[part]:
+            place = {"part": part, "measure": measure.name, "is_better_higher": measure.is_better_higher}
+            found = {column: _values(measure, part_rows) for column, part_rows in columns.items()}
+            results += [{**place, "column": column, **_result(measure, found[column], seed)} for column in found]
+            for first, second in combinations(found, 2):
+                pair = _comparison(measure, found[first], found[second], seed)
+                comparisons.append({**place, "first": first, "second": second, **pair})
+    return {"results": results, "comparisons": comparisons}
+
+
+def _values(measure: Measure, rows: Sequence[Row]) -> dict[int, float | None]:
+    return {row["index"]: measure.value(row) for row in rows}
+
+
+def _result(measure: Measure, values: Mapping[int, float | None], seed: int) -> dict[str, Any]:
+    present = [value for value in values.values() if value is not None]
+    result: dict[str, Any] = {
+        "n": len(present),
+        "value": sum(present) / len(present) if present else None,
+        "ci95": None,
+        "ci_method": "wilson" if measure.is_share else "bootstrap",
+        "num_missing": len(values) - len(present),
+        "missing_are": measure.missing,
+        # As if every row without a number had been wrong: the cautious reading.
+        "value_missing_as_zero": sum(present) / len(values) if values else None,
+    }
+    if present:
+        is_share = measure.is_share
+        result["ci95"] = wilson(round(sum(present)), len(present)) if is_share else bootstrap(present, seed=seed)
+    return result
+
+
+def _comparison(
+    measure: Measure, first: Mapping[int, float | None], second: Mapping[int, float | None], seed: int
+) -> dict[str, Any]:
+    """Compare on the rows for which both columns have a number; the difference is second minus first."""
+    both = [
+        (one, other) for index, one in first.items() if one is not None and (other := second.get(index)) is not None
+    ]
+    result: dict[str, Any] = {"n": len(both), "difference": None, "ci95": None, "ci_method": "paired bootstrap"}
+    if not both:
+        return result
+    differences = [other - one for one, other in both]
+    result["difference"] = sum(differences) / len(differences)
+    result["ci95"] = bootstrap(differences, seed=seed)
+    if measure.is_share:
+        only_first = sum(one > other for one, other in both)
+        only_second = sum(other > one for one, other in both)
+        p = mcnemar(only_first, only_second)
+        result["mcnemar"] = {"only_first": only_first, "only_second": only_second, "p": p}
+    return result

@@ -1,0 +1,1 @@
+"""Benchmarks by name, one file each: see `benchmarks.tasks.task` for what such a file holds."""

@@ -1,0 +1,3 @@
+"""Doctest collection imports every module, and most here need lm-eval, which is optional."""
+
+collect_ignore_glob = ["*.py"]

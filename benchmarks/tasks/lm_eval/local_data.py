@@ -1,0 +1,131 @@
+"""The harness's tasks on files of the user: the built-in definitions, each with nothing but its data replaced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tasks.lm_eval import data_rows
+from proxytune.errors import InputError
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz")
+_SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """Where a dataset of the hub lies among the user's files.
+
+    Attributes:
+        rows: Reads one of them.
+        splits: By the hub's name of the split: names without suffix, the first that exists; `{name}` is the dataset's.
+        names: The dataset's names (its configurations) for which this holds; empty for all.
+    """
+
+    rows: Callable[[Path], list[dict[str, Any]]]
+    splits: Mapping[str, Sequence[str]]
+    names: Sequence[str] = field(default=())
+
+
+# By the dataset's id on the hub.
+DATASETS = {
+    "allenai/ai2_arc": Local(
+        rows=data_rows.arc_rows,
+        splits={"train": ("arc/{name}-train",), "validation": ("arc/{name}-dev",), "test": ("arc/{name}-test",)},
+    ),
+    "Rowan/hellaswag": Local(
+        rows=data_rows.hellaswag_rows,
+        splits={
+            "train": ("hellaswag/hellaswag_train",),
+            "validation": ("hellaswag/hellaswag_val", "hellaswag/hellaswag_val_1000"),
+        },
+    ),
+    "cais/mmlu": Local(
+        rows=data_rows.mmlu_rows,
+        splits={
+            "dev": ("mmlu/dev/{name}_dev",),
+            "validation": ("mmlu/val/{name}_val",),
+            "test": ("mmlu/test/{name}_test",),
+        },
+    ),
+    "truthfulqa/truthful_qa": Local(
+        rows=data_rows.truthfulqa_rows, splits={"validation": ("truthfulqa/mc_task",)}, names=("multiple_choice",)
+    ),
+    "openai/gsm8k": Local(
+        rows=data_rows.gsm8k_rows,
+        splits={"train": ("gsm8k/train", "instruct/gsm8k_train"), "test": ("gsm8k/test",)},
+        names=("main",),
+    ),
+}
+
+
+def write_task(
+    name: str, definition: Path, settings: Mapping[str, Any], data_dir: Path, folder: Path, *, num_fewshot: int
+) -> None:
+    """Write into `folder` a definition of the task that reads the files of `data_dir`, and the files it reads.
+
+    Args:
+        name: Of the task.
+        definition: The built-in one.
+        settings: What the built-in one says, what it includes as well.
+        data_dir: The user's files, laid out as in `DATASETS`.
+        folder: Where to write.
+        num_fewshot: Examples in front of each question.
+
+    Raises:
+        InputError: These data have no place among local files, or a file is missing; the text names it.
+    """
+    dataset, dataset_name = settings.get("dataset_path"), settings.get("dataset_name")
+    local = DATASETS.get(str(dataset))
+    if local is None or (local.names and dataset_name not in local.names):
+        raise InputError(
+            f"{name!r} reads {dataset!r} ({dataset_name}), which --data-dir has no place for (it has one for "
+            f"{', '.join(DATASETS)}): leave --data-dir out to take the hub's."
+        )
+    found = {split: path for split in local.splits if (path := _find(local, split, dataset_name, data_dir))}
+    for split in _needed(settings, num_fewshot):
+        if split not in found:
+            wanted = local.splits.get(split, (f"(no {split} split)",))[0].format(name=dataset_name)
+            raise InputError(f"{str(data_dir)!r} has no {wanted}.jsonl or .csv, which {name!r} reads (also gzipped).")
+    stem = f"{str(dataset).replace('/', '-')}-{dataset_name}"
+    files = {split: _converted(local, path, folder / f"{stem}-{split}.jsonl") for split, path in found.items()}
+    override = {
+        "include": str(definition),
+        "task": name,
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "arrow")},
+        **{key: None for key in _SPLITS if settings.get(key) is not None and settings[key] not in found},
+    }
+    # JSON is YAML.
+    (folder / f"{name}.yaml").write_text(json.dumps(override, indent=1), encoding="utf-8")
+
+
+def _needed(settings: Mapping[str, Any], num_fewshot: int) -> list[str]:
+    """Return the splits without which the task would be another one."""
+    asked = settings.get("test_split") or settings.get("validation_split")
+    shown = settings.get("fewshot_split") or settings.get("training_split") or settings.get("validation_split")
+    return [str(asked), *([str(shown)] if num_fewshot else [])]
+
+
+def _find(local: Local, split: str, name: Any, data_dir: Path) -> Path | None:
+    stems = [stem.format(name=name) for stem in local.splits[split]]
+    paths = (data_dir / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _converted(local: Local, path: Path, target: Path) -> str:
+    """Write a file's rows as the hub has them, unless another task's definition did already."""
+    if not target.exists():
+        try:
+            rows = local.rows(path)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: a row is not of the form this benchmark has ({error!r}).") from error
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        target.write_text("".join(lines), encoding="utf-8")
+    return str(target)

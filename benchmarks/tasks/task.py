@@ -1,0 +1,70 @@
+"""What a task is: a module with the names in `Task`; it reads data into parts, and says how rows become figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from benchmarks.answerer import Answerer, Formats
+from benchmarks.runs.measures import Measure
+from proxytune.errors import OptionError
+
+
+class Part(Protocol):
+    """Questions of one kind, all asked in the same way."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the task, and a key of its `MEASURES`."""
+
+    @property
+    def formats(self) -> Formats:
+        """How roles read its prompts."""
+
+    def __len__(self) -> int:
+        """Number of questions."""
+
+    def predict(self, answerer: Answerer, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return for each of these questions what its row holds: all that its figures need, as JSON has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A task's work, read and checked, before any model is loaded.
+
+    Attributes:
+        parts: In the order in which they are asked.
+        settings: What besides models decides the predictions: data by digest, limits, prompts.
+        columns: The columns to take where the user names none.
+    """
+
+    parts: Sequence[Part]
+    settings: Mapping[str, Any]
+    columns: Sequence[str] = field(default=())
+
+
+class Task(Protocol):
+    """The names a task's module has."""
+
+    HELP: str
+    EXAMPLE: str
+    MEASURES: Mapping[str, Sequence[Measure]]
+
+    def add_arguments(self, command: argparse.ArgumentParser) -> None:
+        """Add the task's own options."""
+
+    def prepare(self, args: argparse.Namespace) -> Job:
+        """Return the work."""
+
+
+def first(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    """Return the first `limit` items, all of them for None.
+
+    Raises:
+        OptionError: The limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit is {limit}: it must be a whole number of at least 1.")
+    return items if limit is None else items[:limit]

@@ -1,0 +1,159 @@
+"""The roles of one batch as passes: what they read, what the combination of their logits is, and who drafts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proxytune.hf.decoding.passes import AdapterPass, Pass, Prompts, SharedPair
+from proxytune.hf.decoding.stats import Stopwatch
+from proxytune.hf.role import RoleModel
+from proxytune.steering import Alpha, steer_all
+
+DRAFT = -1  # the place of a draft model, which is no role of the composite
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where in their answers the rows of a batch read: on the device, and the same on the host."""
+
+    offsets: Tensor
+    farthest: Sequence[int]
+
+    def ahead(self, steps: int) -> "Reading":
+        """Return the reading `steps` tokens further on."""
+        return Reading(self.offsets + steps, [place + steps for place in self.farthest])
+
+
+class Ensemble:
+    """Passes of base, expert and anti over one batch.
+
+    Attributes:
+        drafts_itself: Whether an expert drafts, whose logits are then part of the combination.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        role_ids: Sequence[Sequence[Sequence[int]]],
+        alphas: Sequence[Alpha],
+        *,
+        shared: Mapping[tuple[int, int], SharedPair],
+        draft: RoleModel | None = None,
+        stopwatch: Stopwatch,
+    ) -> None:
+        """Group the roles that take part into passes.
+
+        Args:
+            model: The composite.
+            role_ids: Per row the prompt ids of every role.
+            alphas: Per pair a number or `[B]`; a pair whose α is the number 0 is not run at all.
+            shared: Pairs of the composite that can run in one pass.
+            draft: A model that drafts in the expert's place.
+            stopwatch: Takes the times of the passes.
+        """
+        self._width = int(model.config.vocab_size)
+        self._device = model.device
+        self._stopwatch = stopwatch
+        active = [not (isinstance(alpha, int | float) and alpha == 0) for alpha in alphas]
+        self._pairs = [pair for pair, is_active in zip(model.pair_roles, active, strict=True) if is_active]
+        self._alphas: list[Alpha] = [alpha for alpha, is_active in zip(alphas, active, strict=True) if is_active]
+        self.drafts_itself = draft is None and bool(self._pairs)
+        self._drafter_place = self._pairs[0][0] if self.drafts_itself else DRAFT
+        places = {0, *(place for pair in self._pairs for place in pair)}
+        prompts = {place: Prompts([row[place] for row in role_ids]) for place in range(len(model.roles))}
+        together = {pair: found for pair, found in shared.items() if pair in self._pairs}
+        self._passes: list[Pass] = []
+        for group in _groups(model.roles, sorted(places), self._drafter_place, list(together)):
+            roles, read = [model.roles[place] for place in group], [prompts[place] for place in group]
+            pair = together.get((group[0], group[-1]))
+            self._passes.append(Pass(roles, group, read) if pair is None else AdapterPass(roles, group, read, pair))
+        self._draft_pass = None if draft is None else Pass([draft], [DRAFT], [prompts[0]])
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether there is anyone to draft: not where the base runs alone."""
+        return bool(self._pairs) and (self.drafts_itself or self._draft_pass is not None)
+
+    def read_prompts(self, room: int) -> Tensor:
+        """Read every role's prompt and return the combined logits `[B, 1, V]`; `room`: columns for the answer."""
+        found: dict[int, Tensor] = {}
+        for member in self._all_passes():
+            with self._stopwatch.of(member.name):
+                found |= member.read_prompts(room)
+        return self._combined(found)
+
+    def draft(self, token_ids: Tensor, reading: Reading) -> Tensor:
+        """Let the drafter read `[B, T]` tokens and return its logits `[B, T, V]`, `V` the shared ids."""
+        drafter = self._draft_pass
+        which = None
+        if drafter is None:
+            drafter = next(member for member in self._passes if self._drafter_place in member.places)
+            which = slice(0, 1)
+        with self._stopwatch.of(drafter.roles[0].name):
+            found = drafter.read(token_ids, reading.offsets, reading.farthest, which)
+        return found[self._drafter_place][..., : self._width]
+
+    def read(self, token_ids: Tensor, reading: Reading, expert: Tensor | None = None) -> Tensor:
+        """Let the roles read `[B, T]` tokens and return the combined logits `[B, T, V]`.
+
+        `expert` are the drafting expert's logits for these tokens, which then does not read them again.
+        """
+        found: dict[int, Tensor] = {}
+        if expert is not None:
+            found[self._drafter_place] = expert
+        for member in self._passes:
+            which = None
+            if expert is not None and self._drafter_place in member.places:
+                if len(member.places) == 1:
+                    continue
+                which = slice(1, len(member.places))
+            names = [role.name for role in member.roles[which or slice(None)]]
+            with self._stopwatch.of("+".join(names)):
+                found |= member.read(token_ids, reading.offsets, reading.farthest, which)
+        return self._combined(found)
+
+    def pin(self, room: int) -> None:
+        """Fix slots for answers of `room` tokens, and every strength in a tensor: a graph reads no Python numbers."""
+        for member in self._all_passes():
+            member.pin(room)
+        self._alphas = [
+            alpha if isinstance(alpha, Tensor) else torch.tensor(float(alpha), device=self._device)
+            for alpha in self._alphas
+        ]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order."""
+        for member in self._all_passes():
+            member.keep(rows)
+        index = torch.tensor(rows, device=self._device)
+        self._alphas = [alpha[index] if isinstance(alpha, Tensor) and alpha.dim() else alpha for alpha in self._alphas]
+
+    def _all_passes(self) -> list[Pass]:
+        return self._passes if self._draft_pass is None else [*self._passes, self._draft_pass]
+
+    def _combined(self, found: dict[int, Tensor]) -> Tensor:
+        width = self._width
+        pairs = [
+            (found[expert][..., :width], found[anti][..., :width], alpha)
+            for (expert, anti), alpha in zip(self._pairs, self._alphas, strict=True)
+        ]
+        return steer_all(found[0][..., :width], pairs)
+
+
+def _groups(
+    roles: Sequence[RoleModel], places: Sequence[int], drafter_place: int, together: Sequence[tuple[int, int]]
+) -> list[list[int]]:
+    """Return the places that run together: adapter and anti, or those of one model with one adapter.
+
+    Whoever drafts leads its group.
+    """
+    paired = {place for pair in together for place in pair}
+    groups: dict[tuple[int, str | None], list[int]] = {}
+    for place in places:
+        if place not in paired:
+            groups.setdefault((id(roles[place].model), roles[place].adapter_name), []).append(place)
+    alike = [sorted(group, key=lambda place: (place != drafter_place, place)) for group in groups.values()]
+    return [*alike, *(list(pair) for pair in together)]

@@ -1,0 +1,213 @@
+"""A pass: one forward of one model that serves one role, or several whose rows are stacked."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proxytune.hf.adapted_linear import Rows
+from proxytune.hf.decoding.masks import LayerKinds
+from proxytune.hf.decoding.slots import Placement, SlotCache, flat_slots
+from proxytune.hf.pair import PairPass, why_no_pair_pass
+from proxytune.hf.role import RoleModel
+
+_ALIGNED = 8  # columns: what CUDA's kernels want of a mask
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of one role: ids per row."""
+
+    rows: Sequence[Sequence[int]]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of ids per row."""
+        return [len(row) for row in self.rows]
+
+
+class Pass:
+    """Roles that share a model (and its adapter), their prompts and their slots.
+
+    The rows of the first role come first, then those of the second, each role's in the batch's order. Positions of a
+    row are those of its role's prompt and then of the answer that all roles share.
+
+    Attributes:
+        places: Of its roles among the composite's.
+    """
+
+    def __init__(self, roles: Sequence[RoleModel], places: Sequence[int], prompts: Sequence[Prompts]) -> None:
+        """`roles`, `places` and `prompts` go together; the roles differ in their prompts alone."""
+        self.places = list(places)
+        self.roles = list(roles)
+        self.role = roles[0]
+        self.model: Any = self.role.model
+        self._prompts = list(prompts)
+        self._num_rows = len(prompts[0].rows)
+        self._lengths = [prompt.lengths for prompt in prompts]
+        self._starts = torch.tensor(self._lengths, device=self.device)
+        self._kinds = LayerKinds.of(self.role.config)
+        self._cache: SlotCache | None = None
+        self._is_pinned = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where its input goes."""
+        return self.role.device
+
+    @property
+    def name(self) -> str:
+        """Its roles' names, joined."""
+        return "+".join(role.name for role in self.roles)
+
+    def read_prompts(self, room: int) -> dict[int, Tensor]:
+        """Read all prompts and return, per place, the logits `[B, 1, V]` behind them.
+
+        Short rows are padded on the right: what stands there is written over before any query sees it.
+
+        Args:
+            room: Columns to have ready behind the longest prompt.
+        """
+        rows = [row for prompt in self._prompts for row in prompt.rows]
+        width = max(len(row) for row in rows)
+        ids = torch.tensor([list(row) + [0] * (width - len(row)) for row in rows], device=self.device)
+        self._cache = SlotCache(int(self.role.config.num_hidden_layers), len(rows), width + room)
+        self._cache.aim(Placement(rows=slice(0, len(rows)), bound=width, start=0))
+        lasts = sorted({len(row) - 1 for row in rows})
+        logits = self._run(
+            {"input_ids": ids, "position_ids": torch.arange(width, device=self.device)[None].expand(len(rows), -1)},
+            slice(0, len(self.places)),
+            logits_to_keep=torch.tensor(lasts, device=self.device),
+        )
+        if len(lasts) > 1:
+            column = torch.tensor([lasts.index(len(row) - 1) for row in rows], device=self.device)
+            logits = logits[torch.arange(len(rows), device=self.device), column][:, None]
+        return self._by_place(logits, slice(0, len(self.places)))
+
+    def read(
+        self, token_ids: Tensor, offsets: Tensor, farthest: Sequence[int], which: slice | None = None
+    ) -> dict[int, Tensor]:
+        """Read tokens of the answer and return, per place, the logits `[B, T, V]` behind each.
+
+        Args:
+            token_ids: `[B, T]`.
+            offsets: `[B]`, the place in the answer of each row's first.
+            farthest: The same on the host, to know how far the slots are read; unused where they are pinned.
+            which: Of its roles, which take part; all by default.
+        """
+        cache = self._required_cache()
+        which = which or slice(0, len(self.places))
+        num_rows, width = token_ids.shape
+        end = cache.capacity if self._is_pinned else self._end(which, farthest) + width
+        cache.require(end)
+        steps = torch.arange(width, device=self.device)
+        starts = self._starts[which] + offsets.to(self.device)
+        positions = (starts[:, :, None] + steps).flatten(0, 1)
+        rows = slice(which.start * num_rows, which.stop * num_rows)
+        bound = min(-(-end // _ALIGNED) * _ALIGNED, cache.capacity)
+        if len(positions) == 1 and not self._is_pinned:
+            place = Placement(rows=rows, bound=bound, start=end - width)
+        else:
+            place = Placement(rows=rows, bound=bound, slots=flat_slots(positions, cache.capacity, rows.start))
+        cache.aim(place)
+        ids = token_ids.to(self.device)
+        logits = self._run(
+            {
+                "input_ids": ids.repeat(which.stop - which.start, 1) if which.stop - which.start > 1 else ids,
+                "position_ids": self._embedded(positions),
+                "attention_mask": self._kinds.masks(positions, bound, self.model.dtype),
+            },
+            which,
+        )
+        return self._by_place(logits, which)
+
+    def pin(self, room: int) -> None:
+        """Have slots for answers of `room` tokens, and read over all of them from now on, wherever the rows are.
+
+        Then no shape and no address changes from step to step, as a recorded graph needs it.
+        """
+        self._is_pinned = True
+        self._required_cache().require(max(length for role in self._lengths for length in role) + room)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows of the batch, in this order."""
+        self._lengths = [[role[row] for row in rows] for role in self._lengths]
+        self._starts = torch.tensor(self._lengths, device=self.device)
+        stacked = [number * self._num_rows + row for number in range(len(self.places)) for row in rows]
+        self._required_cache().keep(torch.tensor(stacked, device=self.device))
+        self._num_rows = len(rows)
+
+    def _run(self, inputs: Mapping[str, Any], which: slice, **keep: Any) -> Tensor:
+        arguments = {**inputs, "past_key_values": self._cache, "use_cache": True}
+        logits: Tensor = self.roles[which.start].logits(arguments, **keep)
+        return logits
+
+    def _end(self, which: slice, farthest: Sequence[int]) -> int:
+        """Return the column behind the longest row, where rows have read `farthest` tokens of their answers."""
+        return max(
+            length + offset for role in self._lengths[which] for length, offset in zip(role, farthest, strict=True)
+        )
+
+    def _embedded(self, positions: Tensor) -> Tensor:
+        """Return positions inside the context: drafts behind a row's last token have none, and count for nothing."""
+        context = self.role.max_context
+        return positions if context is None else positions.clamp(max=context - 1)
+
+    def _by_place(self, logits: Tensor, which: slice) -> dict[int, Tensor]:
+        places = self.places[which]
+        return dict(zip(places, logits.chunk(len(places)), strict=True))
+
+    def _required_cache(self) -> SlotCache:
+        if self._cache is None:
+            raise RuntimeError("read_prompts comes before read.")
+        return self._cache
+
+
+@dataclass(frozen=True)
+class SharedPair:
+    """A `PairPass`, and the lock that keeps two streams from choosing its rows at once."""
+
+    pair: PairPass
+    lock: threading.Lock
+
+
+class AdapterPass(Pass):
+    """An expert that is an adapter over its anti, and that anti: one forward over both, or over one of them."""
+
+    def __init__(
+        self,
+        roles: Sequence[RoleModel],
+        places: Sequence[int],
+        prompts: Sequence[Prompts],
+        shared: SharedPair,
+    ) -> None:
+        """As a `Pass` of expert and anti, in this order; `shared` runs them."""
+        super().__init__(roles, places, prompts)
+        self._shared = shared
+
+    def _run(self, inputs: Mapping[str, Any], which: slice, **keep: Any) -> Tensor:
+        rows: Rows = "pair" if which.stop - which.start == 2 else "anti" if which.start else "expert"
+        with self._shared.lock:
+            self._shared.pair.rows(rows)
+            outputs = self._shared.pair.model(**inputs, past_key_values=self._cache, use_cache=True, **keep)
+        logits: Tensor = outputs.logits
+        return logits
+
+
+def shared_pairs(roles: Sequence[RoleModel], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], SharedPair]:
+    """Return what can run each (expert, anti) in one pass, for the pairs that can; the others need two.
+
+    An anti that several experts adapt runs with the first of them.
+    """
+    found: dict[tuple[int, int], SharedPair] = {}
+    for expert, anti in pairs:
+        one, other = roles[expert], roles[anti]
+        is_adapter = one.model is other.model and one.adapter_name is not None and other.adapter_name is None
+        if not is_adapter or any(anti == taken for _, taken in found):
+            continue
+        if why_no_pair_pass(one.adapter, one.adapter_name or "") is None:
+            found[expert, anti] = SharedPair(PairPass(one.adapter, one.adapter_name or ""), threading.Lock())
+    return found

@@ -1,0 +1,1 @@
+"""vLLM's OpenAI server over a composite, with α in the request; importing it needs no vllm."""

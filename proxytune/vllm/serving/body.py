@@ -1,0 +1,108 @@
+"""What the body of a request may say, beyond what vLLM checks: α, nothing unknown, only finite numbers."""
+
+import json
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from proxytune.errors import InputError, OptionError, RuntimeUnsupportedError, UnknownOptionError
+from proxytune.vllm.plan import ALPHA_KEY, request_alphas
+
+XARGS = "vllm_xargs"
+_MAX_WHOLE = 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyRules:
+    """Rules of one engine.
+
+    Attributes:
+        alphas: The configured strengths, one per pair.
+        is_speculative: Whether a draft model runs ahead, so that neither α nor a seed can be a request's own.
+        adds_special_tokens: Whether the chat template leaves the first token to the tokenizer.
+    """
+
+    alphas: tuple[float, ...]
+    is_speculative: bool = False
+    adds_special_tokens: bool = False
+
+    def checked(self, body: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+        """Return the body with α where vLLM looks for it; `known` are the fields that the endpoint has.
+
+        Raises:
+            UnknownOptionError: It has a field that would be ignored.
+            OptionError: α is no finite number, has the wrong count, or is said twice.
+            RuntimeUnsupportedError: What this engine cannot do.
+        """
+        unknown = sorted(set(body) - known - {ALPHA_KEY})
+        if unknown:
+            raise UnknownOptionError(f"unknown field {unknown[0]!r}: leave it out.")
+        if body.get("use_beam_search"):
+            raise RuntimeUnsupportedError("use_beam_search: the vllm runtime has none; take runtime hf for it.")
+        found = dict(body)
+        if "messages" in known and self.adds_special_tokens:
+            found.setdefault("add_special_tokens", True)
+        return self._with_alpha(found)
+
+    def _with_alpha(self, body: dict[str, Any]) -> dict[str, Any]:
+        extra = body.get(XARGS) or {}
+        if not isinstance(extra, Mapping):
+            raise OptionError(f"{XARGS} is {extra!r}: pass an object.")
+        given, inner = body.pop(ALPHA_KEY, None), extra.get(ALPHA_KEY)
+        if inner is None and ALPHA_KEY in extra:
+            raise OptionError(f"alpha in {XARGS} is null: pass a number, or leave it out.")
+        if given is not None and inner is not None:
+            raise OptionError(f"alpha is given twice, in the body and in {XARGS}: give it once.")
+        alphas = request_alphas({ALPHA_KEY: inner if given is None else given}, len(self.alphas))
+        if self.is_speculative:
+            self._require_verifiable(alphas, body)
+        elif given is not None and alphas is not None:
+            body[XARGS] = {**extra, ALPHA_KEY: list(alphas) if len(alphas) > 1 else alphas[0]}
+        return body
+
+    def _require_verifiable(self, alphas: tuple[float, ...] | None, body: dict[str, Any]) -> None:
+        if alphas is not None:
+            asked = alphas * len(self.alphas) if len(alphas) == 1 else alphas
+            if asked != self.alphas:
+                raise RuntimeUnsupportedError(
+                    f"alpha is {list(asked)}, and a server that speculates has the configured {list(self.alphas)} for "
+                    "all requests: leave alpha out."
+                )
+            extra = {name: value for name, value in (body.get(XARGS) or {}).items() if name != ALPHA_KEY}
+            body[XARGS] = extra or None
+        if body.get("seed") is not None:
+            raise RuntimeUnsupportedError("seed: a server that speculates cannot draw by it; leave it out.")
+
+
+def read_json(data: bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        InputError: It is none, is nested too deep, or holds a number that is not finite or beyond 64 bits.
+    """
+    try:
+        return json.loads(data, parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError("the body is nested too deep: send a flat JSON object.") from error
+    except ValueError as error:
+        raise InputError(f"the body is not JSON ({error}): send a JSON object.") from error
+
+
+def _refused(name: str) -> NoReturn:
+    raise InputError(f"the body holds {name}, which is no JSON number: send a finite one.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InputError(f"the body holds {text[:40]}, which is no finite number: send a smaller one.")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > len(str(_MAX_WHOLE)) or not -_MAX_WHOLE <= (value := int(text)) < _MAX_WHOLE:
+        raise InputError(f"the body holds {text[:40]}, which is beyond 64 bits: send a smaller number.")
+    return value

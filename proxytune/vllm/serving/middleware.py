@@ -1,0 +1,152 @@
+"""`RequestRules`: the ASGI layer before vLLM's endpoints, named to its server by `--middleware`."""
+
+import copy
+import json
+from collections.abc import Awaitable, Callable, Set
+from functools import lru_cache
+from typing import Any
+
+from proxytune.errors import InputError, OptionError, ProxyTuneError
+from proxytune.vllm.plan import ALPHA_KEY, Plan
+from proxytune.vllm.serving.body import BodyRules, read_json
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_COMPLETIONS = "/v1/completions"
+_CHAT = "/v1/chat/completions"
+_RENDER = "/render"  # the same body, answered with token ids
+# Takes vllm_xargs too, but renders prompts in ways of its own, which nothing here has compared with the hf runtime.
+_STEERED = (_COMPLETIONS, _CHAT)
+
+ADDS_SPECIAL_TOKENS = "proxytune_adds_special_tokens"  # of the server's arguments
+
+
+class RequestRules:
+    """Reads the JSON of a request, refuses what would be ignored or harm the engine, and moves α to its place."""
+
+    def __init__(self, app: Any) -> None:
+        """Wrap an ASGI application."""
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Hand a request on, its body checked and perhaps changed, or answer it with status 400."""
+        if scope["type"] != "http" or scope.get("method") != "POST":
+            await self._app(scope, receive, send)
+            return
+        # vLLM puts this layer outside its own check of the key, and who has none learns nothing and is not read.
+        await _guarded(self._ruled, scope["app"].state.args)(scope, receive, send)
+
+    async def _ruled(self, scope: Message, receive: Receive, send: Send) -> None:
+        data = await _body(receive)
+        if data is None:
+            return
+        try:
+            changed = _checked(scope, data)
+        except ProxyTuneError as error:
+            await _refuse(send, str(error))
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+        headers.append((b"content-length", str(len(changed)).encode()))
+        await self._app({**scope, "headers": headers}, _replayed(changed, receive), send)
+
+
+def _guarded(app: Any, args: Any) -> Any:
+    """Return the application behind vLLM's check of the API key, if there is one."""
+    from vllm import envs
+    from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
+
+    tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+    return AuthenticationMiddleware(app, tokens) if tokens else app
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Return the whole body; None where the client has left before its end."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replayed(data: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives this body, then whatever comes (a client that leaves)."""
+    waiting: list[Message] = [{"type": "http.request", "body": data, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _checked(scope: Message, data: bytes) -> bytes:
+    """Return the body to hand on."""
+    path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+    endpoint = path.removesuffix(_RENDER)
+    if not data or not _is_json(scope):
+        return data
+    body = read_json(data)
+    if not isinstance(body, dict):
+        if endpoint in _STEERED:
+            raise InputError("the body is no JSON object: send one.")
+        return data
+    if endpoint not in _STEERED:
+        if ALPHA_KEY in body:
+            raise OptionError(f"alpha is taken by {' and '.join(_STEERED)}, not by {path}: leave it out here.")
+        return data
+    changed = _rules(scope["app"].state).checked(body, _known(endpoint))
+    _require_readable(endpoint, changed)
+    return data if changed == body else json.dumps(changed).encode()
+
+
+def _is_json(scope: Message) -> bool:
+    kinds = [value.split(b";")[0].strip().lower() for name, value in scope["headers"] if name == b"content-type"]
+    return not kinds or kinds == [b"application/json"]
+
+
+def _rules(state: Any) -> BodyRules:
+    config = state.engine_client.vllm_config
+    return BodyRules(
+        alphas=Plan.of(config.model_config.hf_config).alphas,
+        is_speculative=config.speculative_config is not None,
+        adds_special_tokens=getattr(state.args, ADDS_SPECIAL_TOKENS, False),
+    )
+
+
+@lru_cache
+def _known(endpoint: str) -> Set[str]:
+    """Return the fields of an endpoint's requests."""
+    fields = _request_type(endpoint).model_fields
+    return frozenset({*fields, *(field.alias for field in fields.values() if field.alias)})
+
+
+def _require_readable(endpoint: str, body: dict[str, Any]) -> None:
+    """Raise InputError where vLLM's own reading would break off (status 500) rather than refuse (400)."""
+    from vllm.exceptions import VLLMError
+
+    try:
+        _request_type(endpoint).model_validate(copy.deepcopy(body))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"a field of the body is of the wrong kind ({error}): /docs shows what it may be.") from error
+    except (ValueError, VLLMError):
+        return  # vLLM's to refuse
+
+
+def _request_type(endpoint: str) -> Any:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    return CompletionRequest if endpoint == _COMPLETIONS else ChatCompletionRequest
+
+
+async def _refuse(send: Send, text: str) -> None:
+    """Answer with status 400, in the form that vLLM's own errors have."""
+    error = {"message": text, "type": "BadRequestError", "param": None, "code": 400}
+    data = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": data})

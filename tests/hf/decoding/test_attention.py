@@ -1,0 +1,51 @@
+"""Grouped attention: sdpa's results without a copy of the keys."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from proxytune.hf.decoding.attention import GROUPED, group_queries, grouped_attention
+from proxytune.hf.decoding.masks import causal_mask
+from tests import tiny
+
+
+@pytest.mark.parametrize("length", [1, 4, 40])
+@pytest.mark.parametrize("key_heads", [1, 2, 8])
+def test_it_equals_sdpa(length: int, key_heads: int) -> None:
+    """For one query, several, and a prompt; with one key head for all, some, and one each; rows of different length."""
+    draws = torch.Generator().manual_seed(length)
+    query = torch.randn(2, 8, length, 16, generator=draws)
+    buffer = torch.randn(2, 2, 64, key_heads, 16, generator=draws)
+    key, value = (part[:, :60].transpose(1, 2) for part in buffer)
+    positions = torch.tensor([[5], [17]]) + torch.arange(length)
+    mask = causal_mask(positions, 60, torch.float32)
+    module = SimpleNamespace(num_key_value_groups=8 // key_heads, is_causal=True)
+    wanted, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+    found, _ = grouped_attention(module, query, key, value, mask, scaling=0.3)
+    assert found.shape == wanted.shape
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_no_copy_of_the_keys() -> None:
+    """For one query the largest tensor that is made is smaller than the keys of one head."""
+    key = torch.randn(1, 4096, 2, 8).transpose(1, 2)
+    query, mask = torch.randn(1, 8, 1, 8), torch.zeros(1, 1, 1, 4096)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        grouped_attention(SimpleNamespace(), query, key, key, mask)
+    assert max(event.cpu_memory_usage for event in profile.events()) < 4096 * 8 * 4
+
+
+def test_only_models_with_shared_key_heads_change() -> None:
+    """Qwen2's queries share key heads, GPT-2's do not; a model that was told to attend eagerly keeps to it."""
+    qwen, gpt, eager = (copy.deepcopy(tiny.new_model(name, 1)) for name in ("qwen2", "gpt2", "llama"))
+    eager.set_attn_implementation("eager")
+    ids = torch.tensor([tiny.prompt_ids(9)])
+    with torch.no_grad():
+        wanted = qwen(ids).logits
+        for model in (qwen, gpt, eager):
+            group_queries(model)
+        assert torch.allclose(qwen(ids).logits, wanted, atol=1e-5)
+    assert [model.config._attn_implementation for model in (qwen, gpt, eager)] == [GROUPED, "sdpa", "eager"]
