@@ -1,0 +1,190 @@
+"""The models that are measured: the bundled trio inflated, shapes with random weights, or models of the user's."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.decoding.adapters import difference_lora, merged, random_lora, with_adapter
+from benchmarks.decoding.floor import TrioBytes, adapter_bytes, kv_bytes_per_token, step_bytes
+from benchmarks.decoding.inflate import BASE_SIZE, PAIR_SIZE, Size, inflate, inflate_adapter
+from benchmarks.decoding.shapes import Shape, random_model, random_prompts, word_tokenizer
+from benchmarks.decoding.workloads import natural_prompts
+from proxytune.demo import trio_path
+
+_QUESTIONS = (
+    "Question: Why does the moon have phases?\nAnswer:",
+    "Question: How is bread made?\nAnswer:",
+    "Question: What does a lighthouse do?\nAnswer:",
+    "Question: Who writes the laws of a country?\nAnswer:",
+    "Question: What should I pack for a week in the mountains?\nAnswer:",
+    "Question: How does a bicycle stay upright?\nAnswer:",
+    "Question: Which animals sleep in winter?\nAnswer:",
+    "Question: What is the difference between weather and climate?\nAnswer:",
+)
+
+Prompts = Callable[[int, int], list[list[int]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trio:
+    """Loaded models and how to feed them.
+
+    Attributes:
+        label: What they are, in words; says "inflated" or "random weights" where it is so.
+        base: A causal LM.
+        expert: Another, with weights of its own.
+        anti: Another.
+        adapted: A PeftModel over a copy of the anti that is the same function as `expert`; None where there is none.
+        tokenizer: For all.
+        prompts: Gives so many prompts of so many ids.
+        num_bytes: What a step reads; `adapter` is that of `adapted`.
+    """
+
+    label: str
+    base: Any
+    expert: Any
+    anti: Any
+    adapted: Any | None
+    tokenizer: Any
+    prompts: Prompts
+    num_bytes: TrioBytes
+
+    @property
+    def models(self) -> tuple[Any, Any, Any]:
+        """Base, expert, anti."""
+        return self.base, self.expert, self.anti
+
+    @property
+    def kv_bytes(self) -> tuple[int, int]:
+        """Bytes that a token of a row leaves in the caches of the base, and of all three."""
+        sizes = [kv_bytes_per_token(model.config, model.dtype) for model in self.models]
+        return sizes[0], sum(sizes)
+
+
+def inflated_trio(
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int = 8,
+    base_size: Size = BASE_SIZE,
+    pair_size: Size = PAIR_SIZE,
+) -> Trio:
+    """Return the bundled trio at a large model's cost.
+
+    Its expert is the anti with a LoRA of `rank` that holds most of what tuning changed, so that one function can be run
+    as three models and as a pair pass. On the demo's 500 questions it answers as well as the bundled expert does.
+    """
+    folder = trio_path()
+    base, tuned, anti = (
+        AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32) for name in ("base", "expert", "anti")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    grown_base = inflate(base, base_size).to(device=device, dtype=dtype)
+    grown_anti = inflate(anti, pair_size)
+    lora = inflate_adapter(difference_lora(tuned, anti, rank), grown_anti)
+    expert = merged(grown_anti, lora).to(device=device, dtype=dtype)
+    grown_anti = grown_anti.to(device=device, dtype=dtype)
+    label = f"bundled trio, inflated to {_count(grown_base)}/{_count(expert)}/{_count(grown_anti)}"
+    questions, answered = _demo_texts()
+    return _trio(
+        label,
+        (grown_base, expert, grown_anti),
+        with_adapter(copy.deepcopy(grown_anti), lora),
+        tokenizer,
+        lambda count, length: natural_prompts(tokenizer, questions, answered, count=count, length=length),
+    )
+
+
+def shape_trio(
+    shapes: tuple[Shape, Shape, Shape], *, dtype: torch.dtype, device: torch.device, rank: int = 16, context: int = 4096
+) -> Trio:
+    """Return models of these shapes with random weights.
+
+    Where expert and anti have one shape, the expert is the anti with a random LoRA of `rank`; else they are two models
+    and there is no pair pass.
+    """
+    base_shape, expert_shape, anti_shape = shapes
+    make: dict[str, Any] = {"dtype": dtype, "device": device, "context": context}
+    base = random_model(base_shape, seed=1, **make)
+    anti = random_model(anti_shape, seed=3, **make)
+    adapted = None
+    if expert_shape == anti_shape:
+        lora = random_lora(anti, rank, seed=2)
+        expert, adapted = merged(anti, lora), with_adapter(copy.deepcopy(anti), lora)
+    else:
+        expert = random_model(expert_shape, seed=2, **make)
+    width = base_shape.vocab_size
+    return _trio(
+        f"{', '.join(shape.label for shape in shapes)}; random weights",
+        (base, expert, anti),
+        adapted,
+        word_tokenizer(width),
+        lambda count, length: random_prompts(count, length, vocab_size=width, seed=count + length),
+    )
+
+
+def loaded_trio(
+    base: str, expert: str, anti: str, *, dtype: torch.dtype, device: torch.device, questions: Path | None = None
+) -> Trio:
+    """Return a trio of hub ids or folders; an expert that is an adapter over the anti is measured both ways."""
+    from peft import PeftModel
+
+    def load(source: str) -> Any:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map={"": device}).eval()
+
+    adapted = None
+    anti_model = load(anti)
+    if (Path(expert) / "adapter_config.json").is_file():
+        adapted = PeftModel.from_pretrained(copy.deepcopy(anti_model), expert, autocast_adapter_dtype=False).eval()
+        expert_model = PeftModel.from_pretrained(copy.deepcopy(anti_model), expert).merge_and_unload().eval()
+    else:
+        expert_model = load(expert)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    texts = list(_QUESTIONS) if questions is None else questions.read_text(encoding="utf-8").splitlines()
+    return _trio(
+        f"{base}, {expert}, {anti}",
+        (load(base), expert_model, anti_model),
+        adapted,
+        tokenizer,
+        lambda count, length: natural_prompts(tokenizer, texts, texts, count=count, length=length),
+    )
+
+
+def _trio(label: str, models: tuple[Any, Any, Any], adapted: Any | None, tokenizer: Any, prompts: Prompts) -> Trio:
+    base, expert, anti = models
+    num_bytes = TrioBytes(
+        base=step_bytes(base),
+        expert=step_bytes(expert),
+        anti=step_bytes(anti),
+        adapter=0 if adapted is None else adapter_bytes(adapted),
+    )
+    return Trio(
+        label=label,
+        base=base,
+        expert=expert,
+        anti=anti,
+        adapted=adapted,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        num_bytes=num_bytes,
+    )
+
+
+def _demo_texts() -> tuple[list[str], list[str]]:
+    """Return the demo's held-out questions, and answered ones about other people."""
+    from proxytune.demo.live import held_out_questions
+    from proxytune.demo.recipe import Recipe
+    from proxytune.demo.tuning import tuning_questions
+
+    world = Recipe().world()
+    answered = ["{prompt}{completion}<|endoftext|>".format(**question.row()) for question in tuning_questions(world)[0]]
+    return [question.prompt for question in held_out_questions(world)], answered
+
+
+def _count(model: Any) -> str:
+    return f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.0f}M"

@@ -1,0 +1,1 @@
+"""`bench report`: the figures of runs in one table, and in one page that loads nothing."""

@@ -1,0 +1,76 @@
+"""Some questions of each part with what every column made of them, as text to be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.reporting.source import Source
+
+_MAX_CHARACTERS = 2000
+_KEYS = ("column", "part", "index")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One question.
+
+    Attributes:
+        part: Its part.
+        index: Its number there.
+        shared: Fields that are the same for all columns, as texts.
+        columns: What differs, by column.
+    """
+
+    part: str
+    index: int
+    shared: Mapping[str, str]
+    columns: Mapping[str, Mapping[str, str]]
+
+    @property
+    def title(self) -> str:
+        """The start of the question."""
+        text = next(iter(self.shared.values()), "")
+        line = " ".join(text.split())
+        return line if len(line) <= 100 else line[:99] + "…"
+
+
+def samples_of(source: Source, count: int) -> list[Sample]:
+    """Return the first `count` questions of each part."""
+    found: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
+    for row in source.rows:
+        if row["index"] < count:
+            found.setdefault((row["part"], row["index"]), {})[row["column"]] = row
+    return [_sample(part, index, rows) for (part, index), rows in sorted(found.items(), key=lambda item: item[0][0])]
+
+
+def _sample(part: str, index: int, rows: Mapping[str, Mapping[str, Any]]) -> Sample:
+    names = [name for name in dict.fromkeys(key for row in rows.values() for key in row) if name not in _KEYS]
+    first = next(iter(rows.values()))
+    # A column's answer stays its own even where all columns gave the same.
+    shared = [
+        name for name in names if len(rows) > 1 and all(row.get(name) == first.get(name) for row in rows.values())
+    ]
+    shared = [name for name in shared if not _is_answer(name)]
+    return Sample(
+        part=part,
+        index=index,
+        shared={name: _text(first.get(name)) for name in shared},
+        columns={
+            column: {name: _text(row[name]) for name in names if name not in shared and name in row}
+            for column, row in rows.items()
+        },
+    )
+
+
+def _is_answer(name: str) -> bool:
+    return name in ("output", "model_output", "mc_output", "prediction", "responses", "logprobs", "metrics")
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    return f"{text[:_MAX_CHARACTERS]}… (the first {_MAX_CHARACTERS:,} of {len(text):,} characters)"

@@ -1,0 +1,156 @@
+"""One run as a report takes it: its configuration, figures, rows and costs, checked against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.judging.judgements import JUDGES, judged_rows
+from benchmarks.registry import TASKS
+from benchmarks.runs.configuration import NAME as CONFIG
+from benchmarks.runs.configuration import Configuration
+from benchmarks.runs.folder import METRICS, PREDICTIONS, RunFolder
+from benchmarks.runs.measures import Measure, summarise
+from benchmarks.runs.plan import Shard
+from benchmarks.runs.predictions import read_rows
+from benchmarks.runs.timings import Cost, costs
+from proxytune.errors import InputError, OptionError
+
+_SETTINGS = ("models", "batch_size", "runtime", "limit", "prompt_formats", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Figures that a judge made of a run afterwards (AlpacaEval), and who it was."""
+
+    description: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A run.
+
+    Attributes:
+        path: Its folder, as the user named it.
+        configuration: What config.json says.
+        metrics: What metrics.json says; of an incomplete run, the figures of the rows there are.
+        rows: The rows, open answers with the verdicts there are.
+        num_wanted: Rows of the complete run, all shards together.
+        measures: The task's, by part.
+        judges: Who judged open answers, if anybody did.
+        judgings: Figures made by `bench alpacaeval-judge`.
+        costs: By column and part.
+    """
+
+    path: Path
+    configuration: Configuration
+    metrics: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    num_wanted: int
+    measures: Mapping[str, Sequence[Measure]]
+    judges: Mapping[str, Any] = field(default_factory=dict)
+    judgings: Sequence[Judging] = ()
+    costs: Mapping[tuple[str, str], Cost] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.configuration.task
+
+    @property
+    def share(self) -> float:
+        """Which share of the run's rows is there."""
+        return len(self.rows) / self.num_wanted
+
+    @property
+    def models(self) -> Mapping[str, Any]:
+        """What config.json says of each column."""
+        models: Mapping[str, Any] = self.configuration.settings["models"]
+        return models
+
+
+def read_source(path: Path, *, is_partial_allowed: bool = False) -> Source:
+    """Return the run in a folder.
+
+    Raises:
+        InputError: There is none, or its files cannot be read.
+        OptionError: It is incomplete, or one shard of several, and `is_partial_allowed` is not set; or its figures are
+            not of this configuration.
+    """
+    run = RunFolder.at(path)
+    configuration = run.configuration
+    if configuration.task not in TASKS:
+        raise InputError(
+            f"{str(path)!r} is a run of {configuration.task!r}, which is no task: known are {list(TASKS)}."
+        )
+    absent = [name for name in _SETTINGS if name not in configuration.settings]
+    if absent:
+        raise InputError(
+            f"{str(path)!r} has a {CONFIG} without {absent[0]!r} in its settings: name the folder of a run."
+        )
+    measures = import_module(TASKS[configuration.task].module).MEASURES
+    stored = read_rows(path / PREDICTIONS)
+    num_wanted = len(configuration.columns) * sum(configuration.sizes.values())
+    is_whole = len(stored) == num_wanted and configuration.shard == Shard()
+    if not is_whole and not is_partial_allowed:
+        raise OptionError(
+            f"{str(path)!r} has {len(stored)} of {num_wanted} rows (shard {configuration.shard}): end it with --resume "
+            "and put shards together with merge, or pass --partial to have it in the report, marked with its share."
+        )
+    rows = judged_rows(run) if is_whole else stored
+    return Source(
+        path=path,
+        configuration=configuration,
+        metrics=_metrics(run) if is_whole else _of_rows(run, rows, measures),
+        rows=rows,
+        num_wanted=num_wanted,
+        measures=measures,
+        judges=_read(path / JUDGES) if (path / JUDGES).exists() else {},
+        judgings=_judgings(path, configuration) if is_whole else (),
+        costs=costs(path),
+    )
+
+
+def _metrics(run: RunFolder) -> Mapping[str, Any]:
+    path = run.path / METRICS
+    if not path.exists():
+        raise OptionError(
+            f"{str(run.path)!r} has all its rows but no {METRICS}: the same command with --resume makes it."
+        )
+    metrics = _read(path)
+    if metrics.get("fingerprint") != run.configuration.fingerprint or not isinstance(metrics.get("results"), list):
+        raise OptionError(f"{str(path)!r} is not of this run's configuration: run it again with --resume.")
+    return metrics
+
+
+def _of_rows(
+    run: RunFolder, rows: Sequence[Mapping[str, Any]], measures: Mapping[str, Sequence[Measure]]
+) -> Mapping[str, Any]:
+    seed = run.configuration.settings.get("seed", 0)
+    return {"fingerprint": run.configuration.fingerprint, **summarise(rows, measures, seed=seed)}
+
+
+def _judgings(path: Path, configuration: Configuration) -> list[Judging]:
+    found = []
+    for file in sorted(path.glob(f"judged/*/{METRICS}")):
+        metrics = _read(file)
+        if metrics.get("fingerprint") != configuration.fingerprint:
+            raise OptionError(f"{str(file)!r} judges another run than this one: take it away, or judge again.")
+        description = {key: metrics.get(key) for key in ("judge", "reference")}
+        found.append(Judging(description=description, metrics=metrics))
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{str(path)!r} holds no JSON object: it was changed.")
+    return found
