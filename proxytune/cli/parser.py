@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from proxytune.cli import bench, chat, demo, doctor, generate, report, save, score, serve, trace
+from proxytune.cli import bench, chat, demo, doctor, generate, playground, report, save, score, serve, trace
 from proxytune.errors import OptionError, UnknownOptionError
 
-_COMMANDS = (generate, chat, score, trace, report, serve, save, demo, doctor)
+_COMMANDS = (generate, chat, score, trace, report, playground, serve, save, demo, doctor)
 _DESCRIPTION = "Steer a frozen base model at decode time by the difference of a small tuned and untuned pair."
 
 
