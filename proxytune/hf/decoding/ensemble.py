@@ -69,7 +69,11 @@ class Ensemble:
         for group in _groups(model.roles, sorted(places), self._drafter_place, list(together)):
             roles, read = [model.roles[place] for place in group], [prompts[place] for place in group]
             pair = together.get((group[0], group[-1]))
-            self._passes.append(Pass(roles, group, read) if pair is None else AdapterPass(roles, group, read, pair))
+            if pair is None:
+                self._passes.append(Pass(roles, group, read))
+            else:
+                is_alone = all(self._num_uses(place) == 1 for place in group)
+                self._passes.append(AdapterPass(roles, group, read, pair, is_alone=is_alone))
         self._draft_pass = None if draft is None else Pass([draft], [DRAFT], [prompts[0]])
 
     @property
@@ -130,6 +134,10 @@ class Ensemble:
             member.keep(rows)
         index = torch.tensor(rows, device=self._device)
         self._alphas = [alpha[index] if isinstance(alpha, Tensor) and alpha.dim() else alpha for alpha in self._alphas]
+
+    def _num_uses(self, place: int) -> int:
+        """Return how often a role's logits are part of the combination."""
+        return [0, *(place for pair in self._pairs for place in pair)].count(place)
 
     def _all_passes(self) -> list[Pass]:
         return self._passes if self._draft_pass is None else [*self._passes, self._draft_pass]

@@ -183,18 +183,37 @@ class AdapterPass(Pass):
         places: Sequence[int],
         prompts: Sequence[Prompts],
         shared: SharedPair,
+        *,
+        is_alone: bool,
     ) -> None:
-        """As a `Pass` of expert and anti, in this order; `shared` runs them."""
+        """As a `Pass` of expert and anti, in this order; `shared` runs them.
+
+        `is_alone` says that their difference is all that is asked for: then the head runs once, on h⁺ − h⁻.
+        """
         super().__init__(roles, places, prompts)
         self._shared = shared
+        self._gives_difference = is_alone and shared.pair.head_is_shared
 
     def _run(self, inputs: Mapping[str, Any], which: slice, **keep: Any) -> Tensor:
         rows: Rows = "pair" if which.stop - which.start == 2 else "anti" if which.start else "expert"
+        pair = self._shared.pair
         with self._shared.lock:
-            self._shared.pair.rows(rows)
-            outputs = self._shared.pair.model(**inputs, past_key_values=self._cache, use_cache=True, **keep)
+            pair.rows(rows)
+            # Prompts end at different places in expert and anti, so there is no difference of rows there.
+            if rows == "pair" and self._gives_difference and not keep:
+                hidden = pair.model.base_model(**inputs, past_key_values=self._cache, use_cache=True).last_hidden_state
+                difference: Tensor | None = pair.difference(hidden)
+                if difference is not None:
+                    return difference
+            outputs = pair.model(**inputs, past_key_values=self._cache, use_cache=True, **keep)
         logits: Tensor = outputs.logits
         return logits
+
+    def _by_place(self, logits: Tensor, which: slice) -> dict[int, Tensor]:
+        if which.stop - which.start == 2 and len(logits) == self._num_rows:
+            # Expert − anti in the expert's place, nothing in the anti's: the rule adds the same.
+            return {self.places[0]: logits, self.places[1]: logits.new_zeros(1).expand_as(logits)}
+        return super()._by_place(logits, which)
 
 
 def shared_pairs(roles: Sequence[RoleModel], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], SharedPair]:

@@ -127,6 +127,17 @@ def test_an_adapter_and_its_anti(folders: Any, way: str) -> None:
     assert set(rows[0].timing.stats.role_seconds) == {"base", "expert+anti", "expert", "anti"}
 
 
+def test_one_head_product_for_an_adapter_and_its_anti(folders: Any) -> None:
+    """Behind the prompts the pair's head reads h⁺ − h⁻: one row per prompt and step, not two."""
+    generator = ProxyGenerator(*(folders[name] for name in ("base", "lora", "anti")), speculation="off")
+    [anti] = [role.model for role in generator.model.roles if role.name == "anti"]
+    rows: list[int] = []
+    handle = anti.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    generator.generate([[5, 6, 7], [8, 9]], max_new_tokens=5, ignore_eos=True)
+    handle.remove()
+    assert rows == [4, 2, 2, 2, 2]
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "mistral"])
 def test_a_cache_at_its_limit(name: str) -> None:
     """Drafts that would lie behind the context are cut: rows fill it to the last position, each at its own."""
