@@ -24,6 +24,7 @@ DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what shares an engine or a server in one worker: files whole, and those of one server together."""
     for item in items:
