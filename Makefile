@@ -11,7 +11,7 @@ demo: $(SETUP)
 	$(BIN)/proxytune demo
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(SETUP)
 	$(BIN)/ruff check $(PACKAGES)

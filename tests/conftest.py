@@ -24,14 +24,6 @@ DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares an engine or a server in one worker: files whole, and those of one server together."""
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group("serve" if folder.name == "serve" else str(item.path)))
-
-
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test reach this machine and nothing else."""
