@@ -105,6 +105,8 @@ def _settings(args: argparse.Namespace, job: Job, columns: Mapping[str, Any]) ->
         "tokenizer": args.tokenizer,
         "runtime": args.runtime,
         "engine_options": dict(args.engine_options or ()),
+        "speculation": args.speculation,
+        "draft": args.draft,
         "limit": args.limit,
         "batch_size": args.batch_size,
         "seed": args.seed,
