@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxytune.hf.adapted_linear import Rows
+from proxytune.hf.decoding.linear import onednn_linear
 from proxytune.hf.decoding.masks import LayerKinds
 from proxytune.hf.decoding.slots import Placement, SlotCache, flat_slots
 from proxytune.hf.pair import PairPass, why_no_pair_pass
@@ -142,7 +143,8 @@ class Pass:
 
     def _run(self, inputs: Mapping[str, Any], which: slice, **keep: Any) -> Tensor:
         arguments = {**inputs, "past_key_values": self._cache, "use_cache": True}
-        logits: Tensor = self.roles[which.start].logits(arguments, **keep)
+        with onednn_linear(self.device):
+            logits: Tensor = self.roles[which.start].logits(arguments, **keep)
         return logits
 
     def _end(self, which: slice, farthest: Sequence[int]) -> int:
@@ -197,7 +199,7 @@ class AdapterPass(Pass):
     def _run(self, inputs: Mapping[str, Any], which: slice, **keep: Any) -> Tensor:
         rows: Rows = "pair" if which.stop - which.start == 2 else "anti" if which.start else "expert"
         pair = self._shared.pair
-        with self._shared.lock:
+        with self._shared.lock, onednn_linear(self.device):
             pair.rows(rows)
             # Prompts end at different places in expert and anti, so there is no difference of rows there.
             if rows == "pair" and self._gives_difference and not keep:
