@@ -40,6 +40,7 @@ COMMANDS = {
 }
 # Modules with a `main(argv)` of their own.
 PROGRAMS = {
+    "remote": Entry(module="benchmarks.remote", help="requests and time per token with a base behind an API"),
     "speed": Entry(module="benchmarks.speed", help="tokens per second beside the base's and the floor"),
     "throughput": Entry(module="benchmarks.throughput", help="batches in vLLM and transformers"),
 }

@@ -11,6 +11,7 @@ from proxytune.generator import ProxyGenerator
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.options import GenerationOptions
+from proxytune.remote.settings import RemoteSettings
 from proxytune.roles import Pair, Role
 from proxytune.steering import steer
 from proxytune.trace import Trace
@@ -26,6 +27,7 @@ __all__ = [
     "ProxyTuneError",
     "ProxyTunedConfig",
     "ProxyTunedForCausalLM",
+    "RemoteSettings",
     "Role",
     "Score",
     "Timing",

@@ -6,7 +6,8 @@ from typing import Literal
 from proxytune.prompts import Prompt
 from proxytune.trace import Trace
 
-FinishReason = Literal["eos", "stop", "length"]
+# The last two: a remote base's request failed for good, or its budget is spent.
+FinishReason = Literal["eos", "stop", "length", "error", "budget"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,11 @@ class DecodingStats:
         role_seconds: By role, or by roles that share a pass ("expert+anti"), the prompts included.
         floor_bytes: Bytes of weights that one step of plain decoding must read, input embeddings excluded.
         floor_ratio: The same as a multiple of the base's alone: what steering costs at least while weights are all.
+            None where the base's are elsewhere.
         ratio: Seconds of the batch as a multiple of those in the base's own passes: without speculation, what
             `floor_ratio` is to be compared with.
+        requests_per_token: HTTP requests to a remote base, retries among them, per generated token; None for a local
+            one. Streams that run at the same time count each other's.
     """
 
     tokens_per_second: float
@@ -47,8 +51,9 @@ class DecodingStats:
     num_tokens: int
     role_seconds: dict[str, float]
     floor_bytes: int
-    floor_ratio: float
+    floor_ratio: float | None
     ratio: float | None
+    requests_per_token: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +79,15 @@ class Completion:
         prompt: What the caller passed.
         text: The generated text, without special tokens and without the stop text.
         token_ids: The generated ids, up to and including the one that ended the row.
-        finish_reason: `"eos"`, `"stop"` or `"length"`.
+        finish_reason: `"eos"`, `"stop"` or `"length"`; with a remote base also `"error"` or `"budget"`, and then
+            the row has what came before.
         logprobs: One per token id when asked for.
         timing: Seconds and sizes.
         index: Place of the prompt in the call.
         sequence: Which of the prompt's `num_return_sequences` this is.
-        trace: What steering did at every token, when asked for.
+        trace: What steering did at every token, when asked for; None for a row that ended with an error.
+        error: Why the row ended, where that is `"error"` or `"budget"`.
+        base_mass: With a remote base, the share of its probability that was seen at each token's place; else None.
     """
 
     prompt: Prompt
@@ -91,6 +99,8 @@ class Completion:
     index: int = 0
     sequence: int = 0
     trace: Trace | None = None
+    error: str | None = None
+    base_mass: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +158,8 @@ class Row:
     logprobs: tuple[TokenLogprob, ...] | None
     timing: Timing
     trace: Trace | None = None
+    error: str | None = None
+    base_mass: tuple[float, ...] | None = None
 
     def completion(self, prompt: Prompt, index: int, sequence: int) -> Completion:
         """Return the row as the answer to `prompt`, the call's number `index`."""

@@ -41,6 +41,18 @@ class RuntimeUnsupportedError(ProxyTuneError, ValueError):
     """Something this runtime cannot do; the text names one that can."""
 
 
+class RemoteError(ProxyTuneError, RuntimeError):
+    """A request to a base behind an API that failed for good; `status` is that of the last answer, if there was one."""
+
+    def __init__(self, text: str, *, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class RemoteBudgetError(RemoteError):
+    """A request that was not sent, because the budget for a base behind an API is spent."""
+
+
 class OutputError(ProxyTuneError, OSError):
     """An output that cannot be written."""
 

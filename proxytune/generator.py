@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from proxytune.completion import Completion, Request, Score
 from proxytune.detokenize import TextStream
-from proxytune.errors import ContextLengthError, OptionError, OutputError, RoleError
+from proxytune.errors import ContextLengthError, OptionError, OutputError
 from proxytune.hf.loading import (
     build_composite,
     config_of,
@@ -32,8 +32,8 @@ from proxytune.runtimes import (
     new_vllm_composite,
     require_fitting,
 )
+from proxytune.shared_tokens import as_tokenizer, settle
 from proxytune.trace import Trace
-from proxytune.vocabulary import shared_size
 
 
 class ProxyGenerator:
@@ -43,7 +43,7 @@ class ProxyGenerator:
         model: The composite, an ordinary transformers causal LM (`ProxyTunedForCausalLM`); in runtime vllm, where the
             weights are in the engine's processes, an account of its roles.
         runtime: `"hf"` or `"vllm"`.
-        tokenizer: The base's tokenizer.
+        tokenizer: The base's tokenizer; of a base behind an API, that of the small models.
         eos_token_ids: Ids that end a completion: those of all roles together unless given.
     """
 
@@ -53,6 +53,7 @@ class ProxyGenerator:
         expert: Any = None,
         anti: Any = None,
         *,
+        base_url: str | None = None,
         pairs: Sequence[Pair] | None = None,
         alpha: float = 1.0,
         base_prompt: str = "raw",
@@ -74,15 +75,17 @@ class ProxyGenerator:
         """Load the roles and check that they share a vocabulary.
 
         Args:
-            base: M, as hub id, folder, loaded model, or `Role` for settings of its own.
+            base: M, as hub id, folder, loaded model, or `Role` for settings of its own; behind an OpenAI-compatible API
+                `"openai:<model>"`, or `RemoteSettings` for a budget, limits and more.
             expert: M+, likewise, or a peft adapter over the anti.
             anti: M−, likewise.
+            base_url: Of that API, as in `"http://localhost:8000/v1"`. A key is read from OPENAI_API_KEY.
             pairs: In place of expert and anti: several pairs, whose differences add up.
             alpha: Strength for the one pair of `expert` and `anti`.
             base_prompt: How the base reads prompts: raw, chat, a named format, or a text with `{prompt}` in it.
             expert_prompt: How the expert does.
             anti_prompt: How the anti does.
-            dtype: For every role that sets none; None is what the weights are stored in.
+            dtype: For every role here that sets none; None is what the weights are stored in.
             device_map: Likewise; None is the first GPU, or the CPU.
             quantization: Likewise: "4bit" or "8bit".
             revision: Likewise.
@@ -111,7 +114,7 @@ class ProxyGenerator:
             "trust_remote_code": trust_remote_code,
         }
         found = as_pairs(expert, anti, pairs, alpha)
-        base_role = Role.of(base, "base", **defaults)
+        base_role = Role.of(base, "base", base_url=base_url, **defaults)
         roles = [(Role.of(pair.expert, "expert", **defaults), Role.of(pair.anti, "anti", **defaults)) for pair in found]
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
         for name in (*formats.values(), *(name for pair in found for name in (pair.expert_prompt, pair.anti_prompt))):
@@ -123,7 +126,7 @@ class ProxyGenerator:
         if self.runtime == "vllm":
             model = new_vllm_composite(base_role, roles, config, engine_options)
         else:
-            model = build_composite(base_role, roles, config)
+            model = build_composite(base_role, roles, config, as_tokenizer(tokenizer))
         self._set_up(base_role, roles, model, tokenizer, eos_token_ids)
         self._start(model, settings, draft, defaults)
 
@@ -132,6 +135,7 @@ class ProxyGenerator:
         cls,
         folder: str | Path,
         *,
+        base_url: str | None = None,
         alpha: float | Sequence[float] | None = None,
         base_prompt: str | None = None,
         expert_prompt: str | None = None,
@@ -151,6 +155,7 @@ class ProxyGenerator:
 
         Args:
             folder: The proxy folder.
+            base_url: Of a base behind an API. Such a base is sent no key unless you name its server here, too.
             alpha: One number, or one per pair.
             base_prompt: Format of the base.
             expert_prompt: Format of the experts that have none of their own.
@@ -169,7 +174,7 @@ class ProxyGenerator:
         Raises:
             RoleNotFoundError: No proxy folder there, or a role it names is gone.
         """
-        config = load_config(folder)
+        config = load_config(folder, base_url=base_url)
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
         for name, value in formats.items():
             if value is not None:
@@ -188,7 +193,8 @@ class ProxyGenerator:
             model = new_vllm_composite(base, roles, config, engine_options)
             model.generation_config = stored_generation_config(folder) or model.generation_config
         else:
-            model = load_composite(folder, config=config, **settings)
+            given = as_tokenizer(tokenizer)
+            model = load_composite(folder, config=config, base_url=base_url, tokenizer=given, **settings)
         own = tokenizer if tokenizer is not None else load_tokenizer(Role(str(folder)))
         eos = model.generation_config.eos_token_id if (Path(folder) / "generation_config.json").is_file() else None
         generator = cls.__new__(cls)
@@ -330,29 +336,7 @@ class ProxyGenerator:
     ) -> None:
         """Settle tokenizers, vocabulary and special ids around a built composite."""
         self.model = model
-        sources = {"base": base}
-        for number, (expert, anti) in enumerate(roles):
-            suffix = "" if len(roles) == 1 else f"_{number + 1}"
-            sources |= {f"expert{suffix}": expert, f"anti{suffix}": anti}
-        own = {name: found for name, role in sources.items() if (found := load_tokenizer(role)) is not None}
-        shared = load_tokenizer(Role(str(tokenizer))) if isinstance(tokenizer, str | Path) else tokenizer
-        self.tokenizer: Any = shared if shared is not None else own.get("base")
-        if self.tokenizer is None:
-            raise RoleError("the base comes without a tokenizer: pass tokenizer= with a folder, a hub id or an object.")
-        widths = {role.name: role.logits_width for role in model.roles}
-        given = {} if shared is None else {"tokenizer": shared}
-        size = model.config.vocab_size = shared_size({**given, **own}, widths)
-        if eos_token_ids is None:
-            configured = model.generation_config.eos_token_id or []
-            ids = [*configured, *(found.eos_token_id for found in own.values()), self.tokenizer.eos_token_id]
-            eos_token_ids = [index for index in ids if index is not None and index < size]
-        unknown = next((index for index in eos_token_ids if not 0 <= index < size), None)
-        if unknown is not None:
-            raise OptionError(f"eos_token_ids has {unknown}, but the shared ids go from 0 to {size - 1}.")
-        self.eos_token_ids = tuple(dict.fromkeys(eos_token_ids))
-        pad = model.generation_config.pad_token_id or 0
-        model.generation_config.eos_token_id = list(self.eos_token_ids) or None
-        model.generation_config.pad_token_id = pad if 0 <= pad < size else 0
+        self.tokenizer, self.eos_token_ids, own = settle(model, base, roles, tokenizer, eos_token_ids)
         self._builder = RequestBuilder.for_model(model, own, self.tokenizer)
 
     def _start(self, model: Any, settings: LoopSettings, draft: Any, defaults: Mapping[str, Any]) -> None:
@@ -363,9 +347,8 @@ class ProxyGenerator:
         self._runtime = new_runtime(self.runtime, model, self.tokenizer, self.eos_token_ids, pad, settings, drafter)
 
     def close(self) -> None:
-        """End the vLLM engine's processes; runtime hf holds none."""
-        if self.runtime == "vllm":
-            self._runtime.close()
+        """End the vLLM engine's processes, or the connections to a base behind an API; else there is nothing to end."""
+        self._runtime.close()
 
     def _run(
         self, prompts: Sequence[Prompt], requests: Sequence[Request], options: GenerationOptions, bar: Any

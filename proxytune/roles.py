@@ -10,9 +10,19 @@ from safetensors import SafetensorError
 
 from proxytune.errors import DependencyError, OptionError, RoleError, RoleNotFoundError, UnknownOptionError
 from proxytune.options import check_alpha
+from proxytune.remote.settings import RemoteSettings, remote_model_name
 
 QUANTIZATIONS = ("4bit", "8bit")
 _ADAPTER_CONFIG = "adapter_config.json"
+_LOADING = (
+    "dtype",
+    "device_map",
+    "quantization",
+    "revision",
+    "trust_remote_code",
+    "trust_adapter_base",
+    "model_kwargs",
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Role:
 
     Attributes:
         source: Hub id, local folder, a loaded model, or (for an expert) a peft adapter or `PeftModel` over its anti.
+            Of a base behind an API its `RemoteSettings`; then nothing below may be given.
         dtype: `"bfloat16"`, a torch dtype, or `"auto"` (what the weights are stored in).
         device_map: As in transformers; None is the first GPU, or the CPU.
         quantization: `"4bit"` or `"8bit"` (bitsandbytes), a transformers quantisation config, or its dict. A model that
@@ -47,23 +58,46 @@ class Role:
             dtype = getattr(torch, self.dtype, None)
             if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
                 raise OptionError(f"dtype is {self.dtype!r}: it must be float32, float16, bfloat16 or auto.")
+        if self.is_remote:
+            given = next((name for name in _LOADING if getattr(self, name) not in (None, False, {})), None)
+            if given is not None:
+                raise OptionError(
+                    f"{given} was given for a base behind an API, which is loaded by its server: leave it out there."
+                )
 
     @classmethod
-    def of(cls, source: Any, name: str, **defaults: Any) -> "Role":
+    def of(cls, source: Any, name: str, *, base_url: str | None = None, **defaults: Any) -> "Role":
         """Return `source` as a Role, filling what it leaves open from `defaults`.
 
+        Args:
+            source: What `Role.source` may be, or a Role; `"openai:<model>"` is a base behind an API.
+            name: base, expert, anti or draft.
+            base_url: Of that API.
+            **defaults: How models are loaded; a base behind an API is not, and takes none of them.
+
         Raises:
-            RoleError: Nothing was given for the role.
+            RoleError: Nothing was given for the role; or it is behind an API, and no base, or without `base_url`.
+            UnknownOptionError: `base_url` for a base that is a model here.
         """
         if source is None or source == "":
             raise RoleError(
                 f"{name} is missing: pass a hub id, a folder or a loaded model "
                 "(expert is the tuned small model M+, anti the same model before tuning, M-)."
             )
-        if isinstance(source, cls):
-            open_fields = {key: value for key, value in defaults.items() if getattr(source, key) in (None, False)}
-            return replace(source, **open_fields)
-        return cls(source, **defaults)
+        role = source if isinstance(source, cls) else cls(source)
+        if role.is_remote or remote_model_name(role.source) is not None:
+            return replace(role, source=_remote_settings(role.source, name, base_url))
+        if base_url is not None:
+            raise UnknownOptionError(
+                f"base_url is for a base behind an API, and {name} is {role.name_or_path!r}: "
+                "pass base='openai:<model>' with it."
+            )
+        return replace(role, **{key: value for key, value in defaults.items() if getattr(role, key) in (None, False)})
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the source is a model behind an API."""
+        return isinstance(self.source, RemoteSettings)
 
     @property
     def is_loaded(self) -> bool:
@@ -72,7 +106,9 @@ class Role:
 
     @property
     def name_or_path(self) -> str:
-        """The hub id or folder, also of a loaded model; empty if it was never saved."""
+        """The hub id or folder, also of a loaded model, or "openai:<model>"; empty for a model that was never saved."""
+        if self.is_remote:
+            return f"openai:{self.source.model}"
         if not self.is_loaded:
             return str(self.source)
         peft_config = _peft_config(self.source)
@@ -81,6 +117,8 @@ class Role:
     @property
     def is_adapter(self) -> bool:
         """Whether this is a peft adapter over another model."""
+        if self.is_remote:
+            return False
         if self.is_loaded:
             return _peft_config(self.source) is not None
         return _has_adapter_config(str(self.source), self.revision)
@@ -200,11 +238,11 @@ def read_adapter_config(role: Role, name: str, anti: Role) -> Any:
 
 
 def load_tokenizer(role: Role) -> Any | None:
-    """Return the role's own tokenizer, or None when it has none (an adapter, a model that was never saved)."""
+    """Return the role's own tokenizer, or None when it has none (an adapter, a model never saved or behind an API)."""
     from transformers import AutoTokenizer
 
     source = role.name_or_path
-    if not source:
+    if not source or role.is_remote:
         return None
     kwargs = {"revision": role.revision, "trust_remote_code": role.trust_remote_code}
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
@@ -220,7 +258,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 def require_files(role: Role, name: str) -> None:
     """Raise RoleNotFoundError early and plainly for a folder that is missing or empty of weights."""
-    if role.is_loaded or role.is_adapter:
+    if role.is_loaded or role.is_remote or role.is_adapter:
         return
     path = Path(str(role.source))
     if path.is_dir():
@@ -235,6 +273,31 @@ def require_files(role: Role, name: str) -> None:
     looks_local = path.is_absolute() or str(role.source).startswith((".", "~")) or str(role.source).count("/") > 1
     if looks_local:
         raise RoleNotFoundError(f"{name} folder {str(role.source)!r} does not exist: check the path.")
+
+
+def _remote_settings(source: Any, name: str, base_url: str | None) -> RemoteSettings:
+    """Return the settings of a base behind an API, from themselves or from its name and `base_url`.
+
+    Raises:
+        RoleError: It is no base, or has no URL, or two.
+    """
+    if name != "base":
+        raise RoleError(
+            f"{name} is {str(source)!r}: only the base may be behind an API, for the small models run at every token "
+            "and draft, with all their logits; pass a hub id or a folder."
+        )
+    if isinstance(source, RemoteSettings):
+        if base_url not in (None, source.base_url):
+            raise RoleError(f"base_url is {base_url!r}, and the base's own settings say {source.base_url!r}: pass one.")
+        return source
+    model = remote_model_name(source)
+    if not model:
+        raise RoleError(f"base is {source!r}: name the model as its server does, as in 'openai:my-model'.")
+    if not base_url:
+        raise RoleError(
+            f"base is {source!r} without a server: give its URL, base_url='http://localhost:8000/v1' (--base-url)."
+        )
+    return RemoteSettings(model=model, base_url=base_url)
 
 
 def _require_weights_only(config: Any, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from proxytune.completion import FinishReason, Request, Row, Timing
 from proxytune.detokenize import cut_at_stop, decode
+from proxytune.errors import RemoteBudgetError, RemoteError
 from proxytune.options import GenerationOptions
 
 
@@ -31,9 +32,15 @@ class RowCutter:
         seconds: float,
         first_token_seconds: float,
         batch_size: int = 1,
+        error: RemoteError | None = None,
     ) -> Row:
-        """Return a finished row without log-probabilities, from all the ids its batch gave it and what they took."""
+        """Return a finished row without log-probabilities, from all the ids its batch gave it and what they took.
+
+        `error` is what ended it before its time.
+        """
         ids, text, reason = self.cut(token_ids, request, options)
+        if error is not None:
+            reason = "budget" if isinstance(error, RemoteBudgetError) else "error"
         timing = Timing(
             seconds=seconds,
             first_token_seconds=first_token_seconds,
@@ -41,7 +48,14 @@ class RowCutter:
             num_prompt_tokens=len(request.role_ids[0]),
             num_new_tokens=len(ids),
         )
-        return Row(token_ids=tuple(ids), text=text, finish_reason=reason, logprobs=None, timing=timing)
+        return Row(
+            token_ids=tuple(ids),
+            text=text,
+            finish_reason=reason,
+            logprobs=None,
+            timing=timing,
+            error=None if error is None else str(error),
+        )
 
     def cut(
         self, token_ids: Sequence[int], request: Request, options: GenerationOptions

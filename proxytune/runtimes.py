@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 import torch
 
-from proxytune.errors import DependencyError, OptionError, UnknownOptionError, VocabularyError
+from proxytune.errors import (
+    DependencyError,
+    OptionError,
+    RuntimeUnsupportedError,
+    UnknownOptionError,
+    VocabularyError,
+)
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.decoding.decoder import new_decoder
 from proxytune.hf.loading import merged_generation_config
@@ -29,13 +35,25 @@ def choose_runtime(
 ) -> Literal["hf", "vllm"]:
     """Return the runtime to take; `auto` is vLLM where it is installed, a CUDA device is there and it can load these.
 
+    A base behind an API runs in hf: its expert and anti do.
+
     Raises:
         OptionError: There is no such runtime.
         UnknownOptionError: `engine_options` without vLLM.
         DependencyError: vLLM is not installed.
+        RuntimeUnsupportedError: vLLM, and a base behind an API.
     """
     if name not in _NAMES:
         raise OptionError(f"runtime is {name!r}: it must be one of {', '.join(_NAMES)}.")
+    if base.is_remote:
+        if name == "vllm":
+            raise RuntimeUnsupportedError(
+                f"the vllm runtime runs all roles in one engine, and the base {base.name_or_path!r} is behind an API: "
+                "take runtime='hf' for the small ones."
+            )
+        if engine_options:
+            raise UnknownOptionError("engine_options are vLLM's, and a base behind an API runs with runtime='hf'.")
+        return "hf"
     is_installed = find_spec("vllm") is not None
     if name == "auto":
         from proxytune.vllm.composite import why_not

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from proxytune.cli.parser import parse
 from proxytune.cli.stderr import note, quiet_libraries
-from proxytune.errors import ProxyTuneError
+from proxytune.errors import ProxyTuneError, RemoteError
 
 __all__ = ["main"]
 
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         return _fail(str(interruption) or "interrupted.", code=1, is_debug=is_debug)
     except ProxyTuneError as error:
-        return _fail(str(error), code=2, is_debug=is_debug)
+        # A server that fails is nothing that the user got wrong.
+        return _fail(str(error), code=1 if isinstance(error, RemoteError) else 2, is_debug=is_debug)
     except Exception as error:  # noqa: BLE001 - the outermost place: whatever it is, the user gets one sentence
         return _fail(_reason(error, is_debug=is_debug), code=1, is_debug=is_debug)
 

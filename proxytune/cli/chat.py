@@ -41,7 +41,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="let answers depend on what was said before (the default, but for the bundled trio)",
     )
     add_decoding_arguments(command, is_batched=False)
-    add_role_arguments(command)
+    add_role_arguments(command, has_remote=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,6 +120,8 @@ class Chat:
                 sys.stdout.flush()
         except KeyboardInterrupt:
             note("stopped.")
+        except ProxyTuneError as error:
+            note(str(error))
         finally:
             pieces.close()
         sys.stdout.write("\n")

@@ -1,8 +1,8 @@
 """Show versions, devices and memory and, for roles that were named, what they need against what is there.
 
-No weights are loaded: sizes come from configs and file headers. With --runtime vllm it is how vLLM would lay them out,
-and what it would refuse. The exit code is 1 when the roles do not fit, 2 when they do not share a vocabulary or are
-refused.
+No weights are loaded: sizes come from configs and file headers. A base behind an API is asked what its server can do.
+With --runtime vllm it is how vLLM would lay the roles out, and what it would refuse. The exit code is 1 when the roles
+do not fit, 2 when they do not share a vocabulary or are refused.
 """
 
 import argparse
@@ -31,7 +31,7 @@ EXAMPLE = """\
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    add_role_arguments(command)
+    add_role_arguments(command, has_remote=True)
     group = command.add_argument_group("planning for --runtime vllm")
     group.add_argument(
         "--tensor-parallel-size", type=int, metavar="N", help="short for --engine-option tensor_parallel_size=N"
@@ -54,25 +54,30 @@ def run(args: argparse.Namespace) -> int:
 
     choice = choose_roles(args)
     roles = footprints(choice.base, choice.pairs, choice.formats)
+    if choice.base.is_remote:
+        from proxytune.cli.doctor_server import about_server
+
+        report["server"] = about_server(choice)
     if _is_engine(choice):
         report |= _about_engine(args, choice, roles, machine)
     else:
         report |= _about_memory(roles, machine)
     report["vocabulary"] = _vocabulary(choice, roles)
     _write(report, as_json=args.json)
-    if not report["vocabulary"]["is_shared"] or report.get("refusals"):
+    has_problem = report.get("server", {}).get("problem") is not None
+    if not report["vocabulary"]["is_shared"] or report.get("refusals") or has_problem:
         return 2
     return 0 if report["verdict"]["fits"] else 1
 
 
 def _is_engine(choice: RoleChoice) -> bool:
     """Return whether vLLM is what would run the roles; it need not be installed to plan for it."""
-    if choice.runtime != "auto":
+    if choice.runtime != "auto" and not choice.base.is_remote:
         return choice.runtime == "vllm"
     from proxytune.runtimes import choose_runtime
 
     pairs = [(pair.expert, pair.anti) for pair in choice.pairs]
-    return choose_runtime("auto", choice.engine_options, choice.base, pairs) == "vllm"
+    return choose_runtime(choice.runtime, choice.engine_options, choice.base, pairs) == "vllm"
 
 
 def _about_engine(

@@ -15,6 +15,8 @@ def table(report: Mapping[str, Any]) -> str:
     if "roles" not in report:
         return "\n".join(lines)
     lines += ["", "roles", *_role_lines(report)]
+    if "server" in report:
+        lines += ["", *_server_lines(report["server"])]
     if "engine" in report:
         lines += ["", *_engine_lines(report["engine"])]
     vocabulary = report["vocabulary"]
@@ -39,6 +41,20 @@ def _role_lines(report: Mapping[str, Any]) -> Iterator[str]:
         f"  {'together':<36}{gib(total['weight_bytes']):>12}{total['kv_bytes_per_token'] / 1024:>10.1f} KiB"
         f"{total['max_context'] or '-':>10}"
     )
+
+
+def _server_lines(server: Mapping[str, Any]) -> Iterator[str]:
+    yield "server"
+    yield f"  {server['model']} at {server['base_url']}"
+    if server["problem"] is not None:
+        yield f"  refused     {server['problem']}"
+        return
+    seen = server["num_logprobs"]
+    told = "whole vocabulary: exact" if seen is None else f"the {seen} likeliest per place: the rest stays unseen"
+    yield f"  {'seen':<12}{told}"
+    yield f"  {'drafts':<12}checked by {server['verification']}"
+    yield f"  {'context':<12}{server['max_context'] or '-'}"
+    yield f"  {'vocabulary':<12}that of the small models' tokenizer, {server['vocab_size']:,} token ids"
 
 
 def _engine_lines(engine: Mapping[str, Any]) -> Iterator[str]:

@@ -70,7 +70,7 @@ class _Model:
 
 
 def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprint]:
-    """Return the footprint of every role, base first; what two roles share is counted with the first.
+    """Return the footprint of every role here, base first; what two roles share is counted with the first.
 
     Raises:
         RoleNotFoundError: A folder or its weights are not there.
@@ -171,7 +171,8 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 
 def _with_formats(base: Role, pairs: Sequence[Pair], formats: Any) -> Iterable[tuple[str, Role, Role | None, str]]:
     """Yield name, role, the role below it (for an adapter) and prompt format."""
-    yield "base", base, None, formats["base_prompt"]
+    if not base.is_remote:
+        yield "base", base, None, formats["base_prompt"]
     for number, pair in enumerate(pairs, 1):
         suffix = "" if len(pairs) == 1 else f"_{number}"
         expert: Role = pair.expert

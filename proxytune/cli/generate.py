@@ -15,7 +15,7 @@ from proxytune.cli.inputs import InputRow, add_input_arguments, read_rows
 from proxytune.cli.outputs import Sink, add_output_arguments, open_sink
 from proxytune.cli.role_arguments import RoleChoice, add_role_arguments, choose_roles
 from proxytune.cli.rows import Expected, Line, finite, json_line
-from proxytune.cli.stderr import is_watched
+from proxytune.cli.stderr import is_watched, note
 from proxytune.errors import RuntimeUnsupportedError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=("jsonl", "text"), default="jsonl", help="of the output (jsonl)")
     command.add_argument("--timing", action="store_true", help="add seconds and sizes of the batch to each row")
     add_decoding_arguments(command, is_batched=True)
-    add_role_arguments(command)
+    add_role_arguments(command, has_remote=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,13 +54,16 @@ def run(args: argparse.Namespace) -> int:
         if is_sampled:
             # Drawn here rather than in the engine, so that each row can tell how to make it again.
             options["seed"] = [secrets.randbits(48) if seeds[row.index] is None else seeds[row.index] for row in todo]
+        failures: list[str] = []
         try:
             if todo:
-                _complete(choice, todo, options, sink, _writer(args, given, expected.num_sequences))
+                failures = _complete(choice, todo, options, sink, _writer(args, given, expected.num_sequences))
             sink.finish()
         except KeyboardInterrupt as interruption:
             raise KeyboardInterrupt(sink.interruption()) from interruption
-    return 0
+        if failures:
+            note(sink.failure(len(failures), failures[0]))
+    return 1 if failures else 0
 
 
 def _require_no_beams(choice: RoleChoice, options: Mapping[str, Any]) -> None:
@@ -91,7 +94,9 @@ def _complete(
     options: dict[str, Any],
     sink: Sink,
     line_of: Callable[[InputRow, "Completion", int | None], Line],
-) -> None:
+) -> list[str]:
+    """Complete rows; return why some ended with an error."""
+    failures: list[str] = []
     seeds = options.get("seed", [None] * len(rows))
     alpha = [row_alphas(row, choice) for row in rows] if any(row.alpha is not None for row in rows) else None
     rows_per_request = options.get("num_return_sequences", 1) if options.get("num_beams", 1) > 1 else 1
@@ -102,6 +107,8 @@ def _complete(
         is_batched = generator.runtime == "hf"
         for batch in _batches(completions, rows_per_request) if is_batched else ([done] for done in completions):
             sink.write([line_of(rows[done.index], done, seeds[done.index]) for done in batch])
+            failures += [done.error for done in batch if done.error is not None]
+    return failures
 
 
 def _batches(completions: Iterable["Completion"], rows_per_request: int) -> Iterator[list["Completion"]]:
@@ -137,8 +144,12 @@ def _writer(
             "token_ids": done.token_ids,
             "finish_reason": done.finish_reason,
         }
+        if done.error is not None:
+            fields["error"] = done.error
         if seed is not None:
             fields["seed"] = seed + done.sequence
+        if done.base_mass is not None:
+            fields["base_mass"] = [round(mass, 6) for mass in done.base_mass]
         if done.logprobs is not None:
             fields["logprobs"] = [_logprob(token) for token in done.logprobs]
         if args.timing or args.stats:

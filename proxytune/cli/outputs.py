@@ -32,6 +32,9 @@ class Sink(Protocol):
     def interruption(self) -> str:
         """Return what to tell a user who interrupted the run."""
 
+    def failure(self, num_failed: int, reason: str) -> str:
+        """Return what to tell a user some of whose rows ended with an error, one of which is `reason`."""
+
 
 def add_output_arguments(command: argparse.ArgumentParser) -> None:
     """Add the options that say where rows go."""
@@ -109,6 +112,10 @@ class StreamSink:
     def finish(self) -> None:
         """Do nothing: every line has been written."""
 
+    def failure(self, num_failed: int, reason: str) -> str:
+        """Tell how many failed, and why."""
+        return f"{num_failed} rows ended with an error ({reason}); with --output FILE, --resume tries them again."
+
     def interruption(self) -> str:
         """Tell how much came out."""
         return (
@@ -176,6 +183,13 @@ class FileSink:
         if self._is_new and self._size == 0:
             self._path.unlink(missing_ok=True)
 
+    def failure(self, num_failed: int, reason: str) -> str:
+        """Tell how many failed, and how to go on."""
+        told = f"{num_failed} of {self._expected.num_lines} rows ended with an error ({reason})"
+        if self._is_text:
+            return f"{told}; a JSONL file could be gone on with by --resume."
+        return f"{told}: the same command with --resume{self._instead} tries them again."
+
     def interruption(self) -> str:
         """Tell how to go on."""
         total = self._expected.num_lines
@@ -185,14 +199,18 @@ class FileSink:
             return f"interrupted; {self._num_lines} of {total} texts are in {str(self._path)!r}."
         return (
             f"interrupted; {self._num_lines} of {total} rows are in {str(self._path)!r}: "
-            f"the same command with --resume{' in place of --overwrite' if self._is_replaced else ''} goes on."
+            f"the same command with --resume{self._instead} goes on."
         )
+
+    @property
+    def _instead(self) -> str:
+        return " in place of --overwrite" if self._is_replaced else ""
 
     def _resume(self) -> None:
         lines, is_torn = existing_lines(self._path, self._expected)
         per_prompt: dict[int, int] = {}
         for line in lines:
-            per_prompt[line.index] = per_prompt.get(line.index, 0) + 1
+            per_prompt[line.index] = per_prompt.get(line.index, 0) + line.is_final
         self.done = frozenset(index for index, count in per_prompt.items() if count == self._expected.num_sequences)
         kept = [line for line in lines if line.index in self.done]
         self._num_lines = len(kept)

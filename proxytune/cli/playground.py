@@ -32,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group.add_argument("--open", action="store_true", help="open the page in the browser")
     group.add_argument("--prompt", metavar="TEXT", help="what stands in the prompt's field at first")
     add_decoding_arguments(command, is_batched=False)
-    add_role_arguments(command, has_runtime=False)
+    add_role_arguments(command, has_runtime=False, has_remote=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,10 +4,11 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxytune.cli.remote_arguments import add_remote_arguments, with_remote_settings
 from proxytune.cli.runtime_arguments import add_runtime_arguments, engine_options
 from proxytune.cli.stderr import is_watched, note, starting_engine
 from proxytune.errors import OptionError, ProxyTuneError, RoleError
@@ -82,9 +83,14 @@ class RoleChoice:
 
 
 def add_role_arguments(
-    command: argparse.ArgumentParser, *, has_model: bool = True, has_formats: bool = True, has_runtime: bool = True
+    command: argparse.ArgumentParser,
+    *,
+    has_model: bool = True,
+    has_formats: bool = True,
+    has_runtime: bool = True,
+    has_remote: bool = False,
 ) -> None:
-    """Add the options; without `has_model` a proxy folder cannot be named."""
+    """Add the options; without `has_model` no proxy folder can be named, without `has_remote` no base behind an API."""
     group = command.add_argument_group(
         "roles", "hub ids or folders; with none given, the trio that comes with proxytune"
     )
@@ -101,6 +107,8 @@ def add_role_arguments(
         for role in ROLES:
             formats.add_argument(f"--{role}-prompt", metavar="FORMAT", help=f"how the {role} reads prompts")
     _add_loading(command.add_argument_group("loading", "for all roles, or for one, as in --base-dtype"))
+    if has_remote:
+        add_remote_arguments(command)
     if has_runtime:
         add_runtime_arguments(command)
 
@@ -132,7 +140,8 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
     missing = next((role for role in ROLES if role not in sources), None)
     if missing:
         raise RoleError(f"{missing} is missing: pass --{missing} with a hub id or a folder.")
-    base, expert, anti = (Role(sources[role], **_settings(args, role)) for role in ROLES)
+    base = _base(args, sources["base"])
+    expert, anti = (Role.of(sources[role], role, **_settings(args, role)) for role in ROLES[1:])
     return RoleChoice(
         base=base,
         pairs=(Pair(expert, anti, 1.0 if args.alpha is None else args.alpha),),
@@ -166,11 +175,11 @@ def _add_loading(group: Any) -> None:
 
 
 def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> RoleChoice:
-    from proxytune.hf.loading import load_config
+    from proxytune.hf.loading import base_of, load_config
     from proxytune.roles import Pair, Role, load_tokenizer
 
     try:
-        config = load_config(folder)
+        config = load_config(folder, base_url=getattr(args, "base_url", None))
     except (OSError, ValueError) as error:
         if isinstance(error, ProxyTuneError):
             raise
@@ -184,13 +193,29 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
     stored = {f"{role}_prompt": getattr(config, f"{role}_prompt") for role in ROLES}
     has_tokenizer = load_tokenizer(Role(folder)) is not None
     return RoleChoice(
-        base=Role(**{**(config.base or {}), **_settings(args, "base")}),
+        base=_base(args, base_of(config)),
         pairs=tuple(pairs),
         formats=_formats(args, stored, raw_format),
         tokenizer=args.tokenizer or (folder if has_tokenizer else None),
         eos_token_ids=_stored_eos(Path(folder)),
         **_runtime(args),
     )
+
+
+def _base(args: argparse.Namespace, source: Any) -> "Role":
+    """Return the base from its name, or from what a proxy folder says of it."""
+    from proxytune.roles import Role
+
+    # A folder's URL has been replaced already by the one that was given.
+    base = source if isinstance(source, Role) else Role.of(source, "base", base_url=getattr(args, "base_url", None))
+    if not base.is_remote:
+        return with_remote_settings(args, replace(base, **_settings(args, "base")))
+    own = next((name for name in _SETTINGS if getattr(args, f"base_{name}") is not None), None)
+    if own is not None:
+        raise OptionError(
+            f"--base-{own.replace('_', '-')} is for a base that is loaded here: {base.name_or_path!r} is behind an API."
+        )
+    return with_remote_settings(args, base)
 
 
 def _runtime(args: argparse.Namespace) -> dict[str, Any]:

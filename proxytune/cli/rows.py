@@ -14,13 +14,15 @@ from proxytune.errors import OutputError
 class Line:
     """One line of output, its line end included, and where it belongs.
 
-    `sequence` is its number among the prompt's `num_sequences`.
+    `sequence` is its number among the prompt's `num_sequences`; a line that is not `is_final` tells an error, and a
+    run that is gone on with makes it again.
     """
 
     index: int
     sequence: int
     num_sequences: int
     text: str
+    is_final: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Expected:
 def json_line(row: Mapping[str, Any], num_sequences: int = 1) -> Line:
     """Return the JSONL line of a row."""
     text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    return Line(row["index"], row.get("sequence", 0), num_sequences, text)
+    return Line(row["index"], row.get("sequence", 0), num_sequences, text, is_final="error" not in row)
 
 
 def finite(value: float) -> float | None:
@@ -102,7 +104,7 @@ def existing_lines(path: Path, expected: Expected) -> tuple[list[Line], bool]:
                 "or replace it by --overwrite."
             )
         key = (row["index"], row.get("sequence", 0))
-        lines[key] = Line(*key, expected.num_sequences, line.decode() + "\n")
+        lines[key] = Line(*key, expected.num_sequences, line.decode() + "\n", is_final="error" not in row)
     return list(lines.values()), bool(torn)
 
 

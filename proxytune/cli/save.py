@@ -20,7 +20,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     command.add_argument("--output", metavar="FOLDER", required=True, help="the folder to write")
     command.add_argument("--overwrite", action="store_true", help="write into the folder even if it holds something")
-    add_role_arguments(command, has_model=False, has_runtime=False)
+    add_role_arguments(command, has_model=False, has_runtime=False, has_remote=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_input_arguments(command, has_text=False)
     add_output_arguments(command)
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="most rows in one batch (16)")
-    add_role_arguments(command)
+    add_role_arguments(command, has_remote=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proxytune.cli.role_arguments import add_role_arguments, choose_roles
 from proxytune.cli.stderr import note
-from proxytune.errors import DependencyError, InputError, RoleError
+from proxytune.errors import DependencyError, InputError, RoleError, RuntimeUnsupportedError
 
 HELP = "an OpenAI-compatible server (vLLM)"
 EXAMPLE = """\
@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group.add_argument("--port", type=int, default=8000, metavar="N", help="8000")
     group.add_argument("--served-model-name", metavar="NAME", help="for clients (the folder's, or the base's)")
     group.add_argument("--api-key-file", metavar="FILE", help="holds the key that clients must send")
-    add_role_arguments(command, has_runtime=False)
+    add_role_arguments(command, has_runtime=False, has_remote=True)
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -51,6 +51,11 @@ def run(args: argparse.Namespace) -> int:
     is_bundled = not (args.base or args.expert or args.anti or args.model)
     # The trio that comes along was made to answer questions; of other models nothing is guessed.
     choice = choose_roles(args, raw_format="question" if is_bundled else "raw")
+    if choice.base.is_remote:
+        raise RuntimeUnsupportedError(
+            f"vLLM's engine runs all roles, and the base {choice.base.name_or_path!r} is behind an API: serve a "
+            "base that vLLM loads, or take `proxytune generate`."
+        )
     try:
         from proxytune.vllm.serving.arguments import PassedOn, ServerSettings
         from proxytune.vllm.serving.server import require_engine, serve

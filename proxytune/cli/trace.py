@@ -18,7 +18,7 @@ from proxytune.cli.inputs import InputRow, add_input_arguments, read_rows
 from proxytune.cli.outputs import Sink, add_output_arguments, open_sink
 from proxytune.cli.role_arguments import RoleChoice, add_role_arguments, choose_roles
 from proxytune.cli.rows import Expected, Line, json_line
-from proxytune.cli.stderr import is_watched
+from proxytune.cli.stderr import is_watched, note
 from proxytune.errors import InputError, OptionError, RuntimeUnsupportedError
 from proxytune.options import TRACE_CANDIDATES, check_alpha
 
@@ -53,7 +53,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     given.add_argument("--given", action="store_true", help='likewise, with each JSONL row\'s own "continuation"')
     command.add_argument("--batch-size", type=int, metavar="N", help="most rows generated at once (32)")
     add_decoding_arguments(command, is_batched=False)
-    add_role_arguments(command)
+    add_role_arguments(command, has_remote=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,18 +67,20 @@ def run(args: argparse.Namespace) -> int:
     given = [given_fields(row, choice, seed) for row, seed in zip(rows, seeds, strict=True)]
     with open_sink(args, Expected(given=given)) as sink:
         todo = [row for row in rows if row.index not in sink.done]
+        tracing = _Tracing(args, choice, options, seeds, given)
         try:
             if todo:
-                tracing = _Tracing(args, choice, options, seeds, given)
                 tracing.run(todo, sink)
             sink.finish()
         except KeyboardInterrupt as interruption:
             raise KeyboardInterrupt(sink.interruption()) from interruption
-    return 0
+        if tracing.failures:
+            note(sink.failure(len(tracing.failures), tracing.failures[0]))
+    return 1 if tracing.failures else 0
 
 
 class _Tracing:
-    """One run: what to trace, and how its rows are written."""
+    """One run: what to trace, and how its rows are written; `failures` says why some ended with an error."""
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class _Tracing:
         seeds: Sequence[int | None],
         given: Sequence[dict[str, Any]],
     ) -> None:
+        self.failures: list[str] = []
         self._choice = choice
         self._options = options
         self._given = given
@@ -115,7 +118,12 @@ class _Tracing:
         for done in generator.generate_as_done([row.prompt for row in rows], alpha=alpha, **options):
             row = rows[done.index]
             seed = self._seeds[row.index]
-            extra = {"finish_reason": done.finish_reason} | ({} if seed is None else {"seed": seed})
+            extra: dict[str, Any] = {"finish_reason": done.finish_reason}
+            if seed is not None:
+                extra["seed"] = seed
+            if done.error is not None:
+                extra["error"] = done.error
+                self.failures.append(done.error)
             yield self._line(row, done.text, done.trace, extra)
 
     def _given_lines(self, generator: "ProxyGenerator", rows: Sequence[InputRow]) -> Iterator[Line]:

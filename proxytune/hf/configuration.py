@@ -13,7 +13,8 @@ class ProxyTunedConfig(PreTrainedConfig):
     """What a composite is made of.
 
     Attributes:
-        base: The base role: `{"source": hub id or folder}`, and optionally dtype, quantization, revision.
+        base: The base role: `{"source": hub id or folder}`, and optionally dtype, quantization, revision; behind an API
+            `{"source": "openai:<model>", "remote": settings}`.
         pairs: One entry per pair: `{"expert": role, "anti": role, "alpha": number}`, and optionally `expert_prompt` and
             `anti_prompt` overriding the formats below.
         base_prompt: Prompt format of the base.

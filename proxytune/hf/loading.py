@@ -12,9 +12,11 @@ from transformers import GenerationConfig
 from proxytune.errors import RoleError, RoleNotFoundError
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.modeling import ProxyTunedForCausalLM
+from proxytune.hf.remote_base import RemoteCausalLM, connect
+from proxytune.hf.remote_folder import remote_settings, settle_server, stored_settings
 from proxytune.hf.role import Adapted
 from proxytune.options import check_alpha
-from proxytune.roles import Pair, Role, load_adapter, load_model, require_files
+from proxytune.roles import Pair, Role, load_adapter, load_model, load_tokenizer, require_files
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base")
 _GIVEN = ("dtype", "device_map", "quantization", "trust_remote_code")
@@ -25,15 +27,17 @@ def build_composite(
     base: Role,
     pairs: Sequence[tuple[Role, Role]],
     config: ProxyTunedConfig,
+    tokenizer: Any = None,
 ) -> ProxyTunedForCausalLM:
     """Return the composite of these roles; equal roles are loaded once.
 
-    Order of loading is base, expert, anti, so that the largest model gets the memory first.
+    Order of loading is base, expert, anti, so that the largest model gets the memory first. A base behind an API is
+    asked what it can do, with `tokenizer` or one of the small models', whose ids are its own by contract.
     """
     _require_all(base, pairs)
     loaded: dict[Any, Any] = {}
     wrappers: dict[int, Any] = {}
-    base_model = _load_once(base, "base", loaded)
+    base_model = connect_base(base, pairs, tokenizer) if base.is_remote else _load_once(base, "base", loaded)
     models = []
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
@@ -48,6 +52,8 @@ def build_composite(
         wrappers[id(anti_model)] = peft_model
         models.append((Adapted(peft_model, adapter_name), anti_model))
     composite = ProxyTunedForCausalLM(config, base_model, models)
+    if base.is_remote:
+        base_model.device = composite.roles[1].device
     composite.generation_config = merged_generation_config(composite)
     return composite
 
@@ -67,6 +73,8 @@ def config_of(
 def stored(role: Role) -> dict[str, Any]:
     """Return what a proxy folder keeps of a role: never trust_remote_code, nor where it was placed."""
     entry: dict[str, Any] = {"source": role.name_or_path}
+    if role.is_remote:
+        return entry | {"remote": stored_settings(role.source)}
     for key in _STORED:
         value = getattr(role, key)
         if isinstance(value, torch.dtype):
@@ -78,8 +86,12 @@ def stored(role: Role) -> dict[str, Any]:
     return entry
 
 
-def load_config(folder: Any, config: ProxyTunedConfig | None = None) -> ProxyTunedConfig:
+def load_config(
+    folder: Any, config: ProxyTunedConfig | None = None, *, base_url: str | None = None
+) -> ProxyTunedConfig:
     """Return the config of a proxy folder (or the one given in its place), with the folders it names made absolute.
+
+    `base_url` takes the place of the stored one of a base behind an API; without it no key will be sent there.
 
     Raises:
         RoleNotFoundError: No proxy folder there.
@@ -97,6 +109,7 @@ def load_config(folder: Any, config: ProxyTunedConfig | None = None) -> ProxyTun
             f"{str(path / 'config.json')!r}: base, and expert and anti of each pair, need a source, "
             f"and may have {', '.join(_STORED)}, nothing else: write it with save_pretrained."
         )
+    settle_server(config.base, base_url)
     _ = config.alphas
     for entry in _role_entries(config):
         source = path / entry["source"]
@@ -105,16 +118,28 @@ def load_config(folder: Any, config: ProxyTunedConfig | None = None) -> ProxyTun
     return config
 
 
-def load_composite(folder: Any, *, config: ProxyTunedConfig | None = None, **kwargs: Any) -> ProxyTunedForCausalLM:
-    """Return the composite a proxy folder names; `kwargs` go to every role's `from_pretrained`."""
-    config = load_config(folder, config)
+def load_composite(
+    folder: Any,
+    *,
+    config: ProxyTunedConfig | None = None,
+    base_url: str | None = None,
+    tokenizer: Any = None,
+    **kwargs: Any,
+) -> ProxyTunedForCausalLM:
+    """Return the composite a proxy folder names; `kwargs` go to every role's `from_pretrained`.
+
+    `base_url` is as in `load_config`, `tokenizer` as in `build_composite`.
+    """
+    config = load_config(folder, config, base_url=base_url)
     if config._attn_implementation is not None:
         kwargs.setdefault("attn_implementation", config._attn_implementation)
     role_fields = {key: kwargs.pop(key) for key in _GIVEN if key in kwargs}
     for internal in ("adapter_kwargs", "_from_auto", "_commit_hash", "generation_config"):
         kwargs.pop(internal, None)
     base, pairs = roles_of(config, **role_fields, model_kwargs=kwargs)
-    composite = build_composite(base, pairs, config)
+    if tokenizer is None and base.is_remote:
+        tokenizer = load_tokenizer(Role(str(folder)))
+    composite = build_composite(base, pairs, config, tokenizer)
     composite.generation_config = stored_generation_config(folder) or composite.generation_config
     composite.name_or_path = config.name_or_path = str(folder)
     return composite
@@ -123,9 +148,17 @@ def load_composite(folder: Any, *, config: ProxyTunedConfig | None = None, **kwa
 def roles_of(config: ProxyTunedConfig, **defaults: Any) -> tuple[Role, list[tuple[Role, Role]]]:
     """Return the roles a config names; `defaults` fill (dtype: replace) what it leaves open."""
     given = {key: value for key, value in defaults.items() if value is not None}
-    base = Role(**{**(config.base or {}), **given})
+    base = base_of(config, **given)
     pairs = [(Role(**{**pair["expert"], **given}), Role(**{**pair["anti"], **given})) for pair in config.pairs or []]
     return base, pairs
+
+
+def base_of(config: ProxyTunedConfig, **given: Any) -> Role:
+    """Return the base a config names; `given` says how it is loaded, which one behind an API is not."""
+    entry = dict(config.base or {})
+    if "remote" in entry:
+        return Role(remote_settings(entry))
+    return Role(**{**entry, **given})
 
 
 def stored_generation_config(folder: Any) -> GenerationConfig | None:
@@ -157,6 +190,8 @@ def _is_well_formed(config: ProxyTunedConfig) -> bool:
     """Return whether every role's entry is one; in particular no folder may ask that its code be trusted."""
     pairs = config.pairs if isinstance(config.pairs, list) else [None]
     entries = [config.base, *(pair.get(name) if isinstance(pair, dict) else None for pair in pairs for name in _PAIR)]
+    if isinstance(config.base, dict) and set(config.base) == {"source", "remote"}:
+        entries[0] = {"source": config.base["source"]}
     return all(
         isinstance(entry, dict) and isinstance(entry.get("source"), str) and set(entry) <= {"source", *_STORED}
         for entry in entries
@@ -173,6 +208,25 @@ def _require_all(base: Role, pairs: Sequence[tuple[Role, Role]]) -> None:
     for expert, anti in pairs:
         require_files(expert, "expert")
         require_files(anti, "anti")
+
+
+def connect_base(base: Role, pairs: Sequence[tuple[Role, Role]], tokenizer: Any = None) -> RemoteCausalLM:
+    """Return a base behind an API, asked with `tokenizer`, or with the first that a small model brings.
+
+    Raises:
+        RoleError: There is no tokenizer; or as in `proxytune.hf.remote_base.connect`.
+        VocabularyError: The server's token ids are not the tokenizer's.
+    """
+    if isinstance(tokenizer, str):
+        tokenizer = load_tokenizer(Role(tokenizer))
+    for role in (role for pair in pairs for role in pair):
+        tokenizer = load_tokenizer(role) if tokenizer is None else tokenizer
+    if tokenizer is None:
+        raise RoleError(
+            "neither expert nor anti brings a tokenizer, and a base behind an API has none: pass tokenizer= with a "
+            "folder, a hub id or an object."
+        )
+    return connect(base.source, tokenizer)
 
 
 def _load_once(role: Role, name: str, loaded: dict[Any, Any]) -> Any:

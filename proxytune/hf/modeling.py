@@ -157,7 +157,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
                 raise OptionError("forward needs input_ids: pass a tensor [B, T] of token ids.")
             if past_key_values is None and use_cache:
                 past_key_values = self.new_cache()
-            role_inputs = self._direct_inputs(
+            role_inputs = self.direct_inputs(
                 input_ids, attention_mask, _checked_cache(past_key_values), alphas, role_prompts
             )
         logits = self._combined(role_inputs, alphas, logits_to_keep)
@@ -234,7 +234,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         ]
         return steer_all(logits[0], pairs)  # type: ignore[arg-type]
 
-    def _direct_inputs(
+    def direct_inputs(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
@@ -242,6 +242,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         alphas: Sequence[Alpha],
         role_prompts: Sequence[RolePrompt | None] | None,
     ) -> list[dict[str, Any] | None]:
+        """Return `role_inputs` for `forward`, of whose arguments these are: None for a role that takes no part."""
         inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
         for place in self._active(alphas):
             prompt = role_prompts[place] if role_prompts else None

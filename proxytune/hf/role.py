@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from proxytune.hf.remote_base import RemoteCausalLM
+
 
 @dataclass(frozen=True)
 class RolePrompt:
@@ -56,6 +58,11 @@ class RoleModel:
     def config(self) -> Any:
         """The text config of the model."""
         return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the model is behind an API, so that it has no weights and no cache here."""
+        return isinstance(self.model, RemoteCausalLM)
 
     @property
     def device(self) -> torch.device:

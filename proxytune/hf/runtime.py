@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from proxytune.completion import Request, Row, Score, TokenLogprob
+from proxytune.completion import FinishReason, Request, Row, Score, TokenLogprob
+from proxytune.errors import RemoteBudgetError, RemoteError, RuntimeUnsupportedError
 from proxytune.hf.batching import run_in_batches
 from proxytune.hf.decoding.decoder import LoopDecoder, require_no_demand
+from proxytune.hf.decoding.loop import Decoded
 from proxytune.hf.generating import GenerateDecoder
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.scoring import prompts_together, score_batch
@@ -40,10 +42,24 @@ class HfRuntime:
     loop: LoopDecoder | None
 
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[Request, list[Row]]]:
-        """Yield each request with its rows, a batch at a time, in the order in which they are done."""
+        """Yield each request with its rows, a batch at a time, in the order in which they are done.
+
+        Where the budget of a base behind an API is spent, what is left is answered without text.
+        """
         require_no_demand(self.settings, options)
-        batches = run_in_batches(requests, options.batch_size, lambda batch: self._generate_batch(batch, options))
-        for batch, rows in batches:
+        if options.num_beams > 1 and self.model.roles[0].is_remote:
+            raise RuntimeUnsupportedError(
+                f"num_beams={options.num_beams}: a base behind an API has no beam search, as it keeps no cache; "
+                "set num_beams=1, or load the base here."
+            )
+        spent: list[RemoteBudgetError] = []
+
+        def run(batch: Sequence[Request]) -> list[list[Row]]:
+            if spent:
+                return self._rows(_nothing(len(batch), options, spent[0]), batch, options, 0.0, 0.0)
+            return self._generate_batch(batch, options, spent)
+
+        for batch, rows in run_in_batches(requests, options.batch_size, run):
             for request, own in zip(batch, rows, strict=True):
                 yield request, [self._with_trace(row, request, options) for row in own]
 
@@ -59,8 +75,11 @@ class HfRuntime:
         def run(streamer: QueueStreamer) -> None:
             if loop is None:
                 self._by_generate().decode([request], options, streamer=streamer, cancelled=cancelled)
-            else:
-                loop.decode([request], options, on_tokens=streamer.push, is_cancelled=cancelled.event.is_set)
+                return
+            decoded = loop.decode([request], options, on_tokens=streamer.push, is_cancelled=cancelled.event.is_set)
+            # In a batch a row tells it; a stream has given its text, and this is why there is no more.
+            for error in decoded.errors.values():
+                raise error
 
         return stream_tokens(run, cancelled.event)
 
@@ -73,7 +92,15 @@ class HfRuntime:
         for batch, scores in run_in_batches(requests, batch_size, run, prompts_together(requests)):
             yield from zip(batch, scores, strict=True)
 
-    def _generate_batch(self, batch: Sequence[Request], options: GenerationOptions) -> list[list[Row]]:
+    def close(self) -> None:
+        """End what a base behind an API has open; models in this process hold nothing."""
+        if self.model.roles[0].is_remote:
+            self.model.base.remote.close()
+
+    def _generate_batch(
+        self, batch: Sequence[Request], options: GenerationOptions, spent: list[RemoteBudgetError]
+    ) -> list[list[Row]]:
+        """Return the rows of a batch; an error that says that the budget is spent goes to `spent`."""
         started = time.perf_counter()
         if self.loop is None or options.num_beams > 1:
             decoded = self._by_generate().decode(batch, options)
@@ -81,24 +108,43 @@ class HfRuntime:
             decoded = self.loop.decode(batch, options)
         seconds = time.perf_counter() - started
         first = seconds if decoded.first_token_at is None else decoded.first_token_at - started
+        spent += [error for error in decoded.errors.values() if isinstance(error, RemoteBudgetError)]
+        return self._rows(decoded, batch, options, seconds, first)
+
+    def _rows(
+        self, decoded: Decoded, batch: Sequence[Request], options: GenerationOptions, seconds: float, first: float
+    ) -> list[list[Row]]:
+        """Return the rows of each request from what its batch gave in `seconds`, `first` of them to the first token."""
         per_request = len(decoded.token_ids) // len(batch)
         cutter = RowCutter(self.tokenizer, self.eos_token_ids)
         grouped: list[list[Row]] = [[] for _ in batch]
         for place, token_ids in enumerate(decoded.token_ids):
             number = place // per_request
             row = cutter.row(
-                token_ids, batch[number], options, seconds=seconds, first_token_seconds=first, batch_size=len(batch)
+                token_ids,
+                batch[number],
+                options,
+                seconds=seconds,
+                first_token_seconds=first,
+                batch_size=len(batch),
+                error=decoded.errors.get(place),
             )
+            mass = None if decoded.masses is None else tuple(decoded.masses[place][: len(row.token_ids)])
             logprobs = None if decoded.logprobs is None else tuple(decoded.logprobs[place][: len(row.token_ids)])
             if options.num_beams > 1:
                 logprobs = self._beam_logprobs(batch[number], row, options)
-            grouped[number].append(replace(row, logprobs=logprobs, timing=replace(row.timing, stats=decoded.stats)))
+            timing = replace(row.timing, stats=decoded.stats)
+            grouped[number].append(replace(row, logprobs=logprobs, timing=timing, base_mass=mass))
         return grouped
 
     def _with_trace(self, row: Row, request: Request, options: GenerationOptions) -> Row:
-        if options.trace is False:
+        if options.trace is False or row.error is not None:
             return row
-        return replace(row, trace=self.trace(request, row.token_ids, options.num_trace_candidates))
+        try:
+            return replace(row, trace=self.trace(request, row.token_ids, options.num_trace_candidates))
+        except RemoteError as error:
+            reason: FinishReason = "budget" if isinstance(error, RemoteBudgetError) else "error"
+            return replace(row, finish_reason=reason, error=f"it has its text and no trace: {error}")
 
     def _beam_logprobs(self, request: Request, row: Row, options: GenerationOptions) -> tuple[TokenLogprob, ...] | None:
         if options.logprobs is None:
@@ -107,3 +153,10 @@ class HfRuntime:
 
     def _by_generate(self) -> GenerateDecoder:
         return GenerateDecoder(self.model, self.tokenizer, self.eos_token_ids, self.pad_token_id)
+
+
+def _nothing(num_rows: int, options: GenerationOptions, error: RemoteBudgetError) -> Decoded:
+    """Return what a batch gave that was not begun."""
+    empty: list[list[Any]] = [[] for _ in range(num_rows)]
+    logprobs = None if options.logprobs is None else empty
+    return Decoded(empty, logprobs, None, errors=dict.fromkeys(range(num_rows), error), masses=empty)

@@ -45,6 +45,8 @@ def prompts_together(requests: Sequence[Request]) -> Callable[[Request], tuple[i
 @torch.no_grad()
 def score_batch(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id: int) -> list[Score]:
     """Return the score of each request, in their order; what prompts have in common is read once."""
+    if model.roles[0].is_remote:
+        return _whole(model, batch, pad_token_id)
     distinct: dict[_Prompt, int] = {}
     places = [distinct.setdefault(_prompt(request), len(distinct)) for request in batch]
     if len(distinct) == len(batch) and not (_can_share_beginnings(model) and any(_common_lengths(batch))):
@@ -61,13 +63,14 @@ def _whole(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id:
     # The last token predicts nothing that is asked for; the one before the continuation predicts its first.
     read = [tuple(ids + request.continuation_ids[:-1] for ids in request.role_ids) for request in batch]
     base, prompts = role_prompts(read, pad_token_id, model.device)
-    logits = model(
-        base.input_ids,
-        attention_mask=base.attention_mask,
-        role_prompts=prompts,
-        logits_to_keep=max(len(request.continuation_ids) for request in batch),
-        alpha=alpha_of(batch, model.device),
-    ).logits
+    alphas = alpha_of(batch, model.device)
+    each = list(alphas.unbind(-1)) if isinstance(alphas, Tensor) else alphas
+    inputs = model.direct_inputs(base.input_ids, base.attention_mask, None, each, prompts)
+    counts = [len(request.continuation_ids) for request in batch]
+    if model.roles[0].is_remote:
+        # Every position that a server is asked for costs; those of the prompt say nothing that is wanted.
+        inputs[0] = {**(inputs[0] or {}), "num_positions": counts}
+    logits = model(role_inputs=inputs, logits_to_keep=max(counts), alpha=alphas).logits
     targets = left_pad([request.continuation_ids for request in batch], 0, logits.device).input_ids
     judged = _judge(logits, targets)
     scores = []

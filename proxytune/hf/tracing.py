@@ -53,9 +53,11 @@ def _logits(model: ProxyTunedForCausalLM, request: Request, token_ids: Sequence[
         end = min(start + _CHUNK, len(token_ids))
         found = []
         for role, prompt_ids, view in zip(model.roles, request.role_ids, cache.views, strict=True):
-            # The last token of a chunk is read with the next one: it predicts that one's first.
-            read = token_ids[start - 1 : end - 1] if start else (*prompt_ids, *token_ids[: end - 1])
-            inputs = role.inputs(torch.tensor([list(read)], device=role.device), None, view)
+            # The last token of a chunk is read with the next one: it predicts that one's first. Behind an API nothing
+            # is kept, and all is read again.
+            is_first = start == 0 or role.is_remote
+            read = (*prompt_ids, *token_ids[: end - 1]) if is_first else token_ids[start - 1 : end - 1]
+            inputs = role.inputs(torch.tensor([list(read)], device=role.device), None, None if role.is_remote else view)
             logits = role.logits(inputs, end - start)[0, :, : model.config.vocab_size]
             found.append(logits.to(model.device).float())
         yield found

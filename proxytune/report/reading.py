@@ -35,7 +35,7 @@ class TracedText:
 
 
 def read_traced_texts(path: str | Path) -> list[TracedText]:
-    """Return the traces of a file, at least one.
+    """Return the traces of a file, at least one; rows that ended with an error have none.
 
     Raises:
         InputError: The file cannot be read, or a line is no trace; the text names it.
@@ -45,7 +45,9 @@ def read_traced_texts(path: str | Path) -> list[TracedText]:
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             try:
-                found.append(_traced_text(json.loads(line)))
+                row = json.loads(line)
+                if not (isinstance(row, Mapping) and "error" in row):
+                    found.append(_traced_text(row))
             except (ValueError, RecursionError) as error:  # an InputError too
                 raise InputError(f"line {number} of {str(path)!r} cannot be used: {error}") from error
     if not found:

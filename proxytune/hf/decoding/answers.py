@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxytune.completion import TokenLogprob
+from proxytune.errors import RemoteError
 from proxytune.hf.stopping import StopFinder
 
 
@@ -13,6 +14,8 @@ class Answers:
     Attributes:
         token_ids: Per request.
         logprobs: Per request, None unless they are recorded.
+        masses: Per request the seen share of a remote base's probability at each token; empty for a base here.
+        errors: Why a request's row ended early, by request.
         alive: For each row of the batch, its request.
     """
 
@@ -20,6 +23,8 @@ class Answers:
         """`last_ids`: the last token of each prompt, which the answer's text continues."""
         self.token_ids: list[list[int]] = [[] for _ in last_ids]
         self.logprobs: list[list[TokenLogprob]] | None = [[] for _ in last_ids] if has_logprobs else None
+        self.masses: list[list[float]] = [[] for _ in last_ids]
+        self.errors: dict[int, RemoteError] = {}
         self.alive = list(range(len(last_ids)))
         self._last_ids = list(last_ids)
         self._stop = stop
@@ -29,15 +34,26 @@ class Answers:
         """Number of tokens of each row of the batch."""
         return [len(self.token_ids[request]) for request in self.alive]
 
-    def add(self, row: int, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> bool:
+    def add(
+        self,
+        row: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob] = (),
+        masses: Sequence[float] = (),
+    ) -> bool:
         """Add tokens to a row of the batch and return whether a stop text ends it."""
         request = self.alive[row]
         self.token_ids[request] += token_ids
+        self.masses[request] += masses
         if self.logprobs is not None:
             self.logprobs[request] += logprobs
         if self._stop is None or not token_ids:
             return False
         return self._stop.is_in(self.token_ids[request], self._last_ids[request], len(token_ids))
+
+    def fail(self, row: int, error: RemoteError) -> None:
+        """Let a row of the batch end with what it has."""
+        self.errors[self.alive[row]] = error
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows in the batch."""

@@ -22,7 +22,7 @@ from proxytune.hf.decoding.stats import Floor, Stopwatch
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.role import RoleModel
 from proxytune.hf.stopping import StopFinder
-from proxytune.options import GenerationOptions, LoopSettings
+from proxytune.options import GenerationOptions, LoopSettings, Speculation
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,18 @@ class LoopDecoder:
             has_logprobs=options.logprobs is not None,
         )
         limits = [request.max_new_tokens for request in batch]
-        ensemble = Ensemble(self.model, role_ids, alphas, shared=self.shared, draft=self.draft, stopwatch=stopwatch)
-        state = RowState(limits, () if options.ignore_eos else self.eos_token_ids, device)
+        ends = () if options.ignore_eos else self.eos_token_ids
+        ensemble = Ensemble(
+            self.model,
+            role_ids,
+            alphas,
+            shared=self.shared,
+            draft=self.draft,
+            stopwatch=stopwatch,
+            ends=ends,
+            is_cancelled=is_cancelled,
+        )
+        state = RowState(limits, ends, device)
         decoding = Decoding(
             cycle=Cycle(ensemble, choice, state),
             controller=controller,
@@ -97,12 +107,22 @@ class LoopDecoder:
             on_tokens=on_tokens,
             is_cancelled=is_cancelled,
         )
+        num_before = self._num_requests()
         decoding.run()
         stats = None
         if options.stats:
-            seconds = time.perf_counter() - started
-            stats = decoding.tally.stats(seconds=seconds, role_seconds=stopwatch.seconds, floor=Floor(self.model))
-        return Decoded(answers.token_ids, answers.logprobs, decoding.first_token_at, stats)
+            stats = decoding.tally.stats(
+                seconds=time.perf_counter() - started,
+                role_seconds=stopwatch.seconds,
+                floor=Floor(self.model),
+                num_requests=self._num_requests() - num_before if self.model.roles[0].is_remote else None,
+            )
+        masses = answers.masses if self.model.roles[0].is_remote else None
+        return Decoded(answers.token_ids, answers.logprobs, decoding.first_token_at, stats, answers.errors, masses)
+
+    def _num_requests(self) -> int:
+        """Return how many requests a base behind an API has had so far."""
+        return int(self.model.base.remote.usage.num_requests) if self.model.roles[0].is_remote else 0
 
 
 def new_decoder(
@@ -115,24 +135,37 @@ def new_decoder(
     """Return the loop for a composite, None where its roles must go through transformers' generate.
 
     Raises:
-        RuntimeUnsupportedError: The loop cannot run these roles, and a number of drafts or a draft model was asked for.
+        RuntimeUnsupportedError: The loop cannot run these roles, and nothing else can: the base is behind an API, or a
+            number of drafts or a draft model was asked for.
     """
     roles = list(model.roles) if draft is None else [*model.roles, draft]
     reasons = [reason for role in roles if (reason := why_no_own_loop(role)) is not None]
     if not reasons:
         for role in roles:
-            group_queries(role.model)
+            if not role.is_remote:
+                group_queries(role.model)
         pairs = shared_pairs(model.roles, model.pair_roles)
         is_static = settings.compile == "auto" and draft is None and can_be_recorded(model)
-        return LoopDecoder(model, tokenizer, eos_token_ids, Controller(settings.speculation), pairs, draft, is_static)
+        controller = Controller(_speculation(model, settings))
+        return LoopDecoder(model, tokenizer, eos_token_ids, controller, pairs, draft, is_static)
+    if model.roles[0].is_remote:
+        raise RuntimeUnsupportedError(
+            f"a base behind an API runs in our own decode loop alone, and {reasons[0]}: take another expert and anti."
+        )
     if settings.is_demanded:
         raise RuntimeUnsupportedError(f"no speculation here: {reasons[0]}; leave speculation at 'auto'.")
     return None
 
 
+def _speculation(model: ProxyTunedForCausalLM, settings: LoopSettings) -> Speculation:
+    """Return how far to draft: by itself not at all where each place that is checked costs a request of its own."""
+    is_dear = model.roles[0].is_remote and model.base.remote.verification == "single"
+    return "off" if is_dear and settings.speculation == "auto" else settings.speculation
+
+
 def can_be_recorded(model: ProxyTunedForCausalLM) -> bool:
     """Return whether a step of these roles can be one CUDA graph: one device for all, no hooks, nothing quantised."""
-    if model.device.type != "cuda":
+    if model.device.type != "cuda" or model.roles[0].is_remote:
         return False
     return all(
         role.device == model.device

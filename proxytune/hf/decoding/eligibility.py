@@ -14,6 +14,8 @@ _MOVING_ROPE = frozenset({"dynamic", "longrope"})
 
 def why_no_own_loop(role: RoleModel) -> str | None:
     """Return why a role cannot run in our loop, None if it can."""
+    if role.is_remote:
+        return None
     config = role.config
     if config.model_type not in ARCHITECTURES:
         return f"{role.name} is a {config.model_type}, and the loop is proved for {', '.join(sorted(ARCHITECTURES))}"

@@ -1,30 +1,20 @@
 """The roles of one batch as passes: what they read, what the combination of their logits is, and who drafts."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from proxytune.errors import RemoteError
 from proxytune.hf.decoding.passes import AdapterPass, Pass, Prompts, SharedPair
+from proxytune.hf.decoding.reading import Reading
+from proxytune.hf.decoding.remote_pass import RemotePass
 from proxytune.hf.decoding.stats import Stopwatch
 from proxytune.hf.role import RoleModel
 from proxytune.steering import Alpha, steer_all
 
 DRAFT = -1  # the place of a draft model, which is no role of the composite
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Where in their answers the rows of a batch read: on the device, and the same on the host."""
-
-    offsets: Tensor
-    farthest: Sequence[int]
-
-    def ahead(self, steps: int) -> "Reading":
-        """Return the reading `steps` tokens further on."""
-        return Reading(self.offsets + steps, [place + steps for place in self.farthest])
 
 
 class Ensemble:
@@ -43,6 +33,8 @@ class Ensemble:
         shared: Mapping[tuple[int, int], SharedPair],
         draft: RoleModel | None = None,
         stopwatch: Stopwatch,
+        ends: Collection[int] = (),
+        is_cancelled: Callable[[], bool] = bool,
     ) -> None:
         """Group the roles that take part into passes.
 
@@ -53,6 +45,8 @@ class Ensemble:
             shared: Pairs of the composite that can run in one pass.
             draft: A model that drafts in the expert's place.
             stopwatch: Takes the times of the passes.
+            ends: Ids that end a row; for a base behind an API, which is not asked for more than counts.
+            is_cancelled: Looked at while such a base is waited for.
         """
         self._width = int(model.config.vocab_size)
         self._device = model.device
@@ -66,6 +60,10 @@ class Ensemble:
         prompts = {place: Prompts([row[place] for row in role_ids]) for place in range(len(model.roles))}
         together = {pair: found for pair, found in shared.items() if pair in self._pairs}
         self._passes: list[Pass] = []
+        self._remote: RemotePass | None = None
+        if model.roles[0].is_remote:
+            self._remote = RemotePass(model.roles[0], prompts[0], ends=ends, is_cancelled=is_cancelled)
+            places.discard(0)
         for group in _groups(model.roles, sorted(places), self._drafter_place, list(together)):
             roles, read = [model.roles[place] for place in group], [prompts[place] for place in group]
             pair = together.get((group[0], group[-1]))
@@ -81,13 +79,32 @@ class Ensemble:
         """Whether there is anyone to draft: not where the base runs alone."""
         return bool(self._pairs) and (self.drafts_itself or self._draft_pass is not None)
 
+    @property
+    def failures(self) -> Mapping[int, RemoteError]:
+        """Rows of the last step whose request to a base behind an API failed for good, and why."""
+        return {} if self._remote is None else self._remote.failures
+
+    @property
+    def masses(self) -> Sequence[Sequence[float]] | None:
+        """Seen share of such a base's probability in the last step, per row and place; None for a base here."""
+        return None if self._remote is None else self._remote.masses
+
     def read_prompts(self, room: int) -> Tensor:
         """Read every role's prompt and return the combined logits `[B, 1, V]`; `room`: columns for the answer."""
         found: dict[int, Tensor] = {}
+        if self._remote is not None:
+            with self._stopwatch.of(self._remote.name):
+                self._remote.begin_prompts()
         for member in self._all_passes():
             with self._stopwatch.of(member.name):
                 found |= member.read_prompts(room)
-        return self._combined(found)
+        return self._combined(found | self._gathered())
+
+    def begin(self, token_ids: Tensor, reading: Reading) -> None:
+        """Let a base behind an API have its requests for what `read` will read, `[B, T]`, before anyone else reads."""
+        if self._remote is not None:
+            with self._stopwatch.of(self._remote.name):
+                self._remote.begin(token_ids, reading)
 
     def draft(self, token_ids: Tensor, reading: Reading) -> Tensor:
         """Let the drafter read `[B, T]` tokens and return its logits `[B, T, V]`, `V` the shared ids."""
@@ -101,7 +118,7 @@ class Ensemble:
         return found[self._drafter_place][..., : self._width]
 
     def read(self, token_ids: Tensor, reading: Reading, expert: Tensor | None = None) -> Tensor:
-        """Let the roles read `[B, T]` tokens and return the combined logits `[B, T, V]`.
+        """Let the roles read `[B, T]` tokens, those of `begin`, and return the combined logits `[B, T, V]`.
 
         `expert` are the drafting expert's logits for these tokens, which then does not read them again.
         """
@@ -117,7 +134,7 @@ class Ensemble:
             names = [role.name for role in member.roles[which or slice(None)]]
             with self._stopwatch.of("+".join(names)):
                 found |= member.read(token_ids, reading.offsets, reading.farthest, which)
-        return self._combined(found)
+        return self._combined(found | self._gathered())
 
     def pin(self, room: int) -> None:
         """Fix slots for answers of `room` tokens, and every strength in a tensor: a graph reads no Python numbers."""
@@ -132,6 +149,8 @@ class Ensemble:
         """Keep these rows, in this order."""
         for member in self._all_passes():
             member.keep(rows)
+        if self._remote is not None:
+            self._remote.keep(rows)
         index = torch.tensor(rows, device=self._device)
         self._alphas = [alpha[index] if isinstance(alpha, Tensor) and alpha.dim() else alpha for alpha in self._alphas]
 
@@ -141,6 +160,13 @@ class Ensemble:
 
     def _all_passes(self) -> list[Pass]:
         return self._passes if self._draft_pass is None else [*self._passes, self._draft_pass]
+
+    def _gathered(self) -> dict[int, Tensor]:
+        """Return what a base behind an API said, by its place; nothing where the base is here."""
+        if self._remote is None:
+            return {}
+        with self._stopwatch.of(self._remote.name):
+            return self._remote.gather()
 
     def _combined(self, found: dict[int, Tensor]) -> Tensor:
         width = self._width

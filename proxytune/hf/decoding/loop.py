@@ -7,7 +7,7 @@ the rounding of a pass over several tokens, as of any batch).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from proxytune.completion import DecodingStats, TokenLogprob
+from proxytune.errors import RemoteError
 from proxytune.hf.decoding.answers import Answers, read_logprobs
 from proxytune.hf.decoding.controller import Controller
 from proxytune.hf.decoding.cycle import Cycle
-from proxytune.hf.decoding.ensemble import Reading
 from proxytune.hf.decoding.graph import Step
+from proxytune.hf.decoding.reading import Reading
 from proxytune.hf.decoding.stats import Tally
 
 _ROOM = 64  # columns that are ready for an answer when it begins
@@ -31,12 +32,17 @@ Logprobs = tuple[list[Any], list[Any], list[Any]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a batch gave: per request its tokens and log-probabilities, when the first token came, and the figures."""
+    """What a batch gave: per request its tokens and log-probabilities, when the first token came, and the figures.
+
+    With a base behind an API also which requests ended early and why, and the seen share of its probability per token.
+    """
 
     token_ids: list[list[int]]
     logprobs: list[list[TokenLogprob]] | None
     first_token_at: float | None
     stats: DecodingStats | None = None
+    errors: Mapping[int, RemoteError] = field(default_factory=dict)
+    masses: list[list[float]] | None = None
 
 
 @dataclass
@@ -108,13 +114,18 @@ class Decoding:
         rows = zip(self.answers.alive, self.answers.counts, self._is_done, strict=True)
         return [self.limits[request] - count for request, count, is_done in rows if not is_done]
 
+    def _wanted(self, width: int) -> list[int]:
+        """Return how many of `width` places count in each row of the batch: none in one that has ended."""
+        rows = zip(self.answers.alive, self.answers.counts, self._is_done, strict=True)
+        return [0 if is_done else min(width, self.limits[request] - count) for request, count, is_done in rows]
+
     def _single(self, width: int) -> list[int]:
         """Run one cycle and return how many drafts each unfinished row kept."""
         counts = self.answers.counts
         self.cycle.choice.prepare(counts, width)
         has_draft_model = width > 1 and not self.cycle.ensemble.drafts_itself
         first = self._caught_up() if has_draft_model else None
-        outcome, logits = self.cycle.run(width, [max(0, count - 1) for count in counts], first)
+        outcome, logits = self.cycle.run(width, [max(0, count - 1) for count in counts], first, self._wanted(width))
         # The one point of a cycle at which the host waits.
         agreed = self._store(outcome.tolist(), width, self._logprobs(logits, outcome))
         if has_draft_model:
@@ -164,14 +175,18 @@ class Decoding:
         """Add what a cycle gave to the answers; return how many drafts each unfinished row kept."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
+        failures, masses = self.cycle.ensemble.failures, self.cycle.ensemble.masses
         agreements, emitted = [], []
         for row, line in enumerate(outcome):
             if self._is_done[row]:
                 continue
+            if row in failures:
+                self._fail(row, failures[row])
+                continue
             agreed, count, is_done = line[width:]
             tokens = line[:count]
             entries = read_logprobs(logprobs, row, tokens) if logprobs else []
-            if self.answers.add(row, tokens, entries):
+            if self.answers.add(row, tokens, entries, masses[row][:count] if masses else ()):
                 self.cycle.state.end(row)
                 is_done = 1
             self._is_done[row] = bool(is_done)
@@ -184,6 +199,12 @@ class Decoding:
         else:
             self.tally.count(width, agreements, emitted)
         return agreements
+
+    def _fail(self, row: int, error: RemoteError) -> None:
+        """End a row whose request failed with what it has; the others go on."""
+        self.answers.fail(row, error)
+        self.cycle.state.end(row)
+        self._is_done[row] = True
 
     def _logprobs(self, logits: Tensor, outcome: Tensor) -> Logprobs | None:
         """Return, as lists over rows, the log-probabilities of the tokens, and values and ids of the likeliest."""

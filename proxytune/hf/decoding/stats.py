@@ -64,8 +64,10 @@ class Tally:
             self.proposed[place] += len(agreed)
             self.accepted[place] += sum(count > place for count in agreed)
 
-    def stats(self, *, seconds: float, role_seconds: dict[str, float], floor: "Floor") -> DecodingStats:
-        """Return the figures of a batch that took `seconds`, prompts included."""
+    def stats(
+        self, *, seconds: float, role_seconds: dict[str, float], floor: "Floor", num_requests: int | None = None
+    ) -> DecodingStats:
+        """Return the figures of a batch that took `seconds`, prompts included, and requests to a remote base."""
         base_seconds = sum(value for name, value in role_seconds.items() if "base" in name.split("+"))
         num_tokens = self.num_tokens + self.num_first_tokens
         rows = max(1, self.num_row_cycles)
@@ -80,6 +82,7 @@ class Tally:
             floor_bytes=floor.bytes_per_token,
             floor_ratio=floor.ratio,
             ratio=seconds / base_seconds if base_seconds else None,
+            requests_per_token=None if num_requests is None else num_requests / max(1, num_tokens),
         )
 
 
@@ -93,7 +96,7 @@ class Floor:
         for part in {id(role.model): role.model for role in model.roles}.values():
             self._by_model.append(_weight_bytes(part, seen))
         self.bytes_per_token = sum(self._by_model)
-        self.ratio = self.bytes_per_token / self._by_model[0]
+        self.ratio = self.bytes_per_token / self._by_model[0] if self._by_model[0] else None
 
 
 def _weight_bytes(model: Any, seen: set[int]) -> int:

@@ -1,0 +1,66 @@
+"""What the roles of a composite share: one tokenizer's ids, how many of them, and which end a text."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxytune.errors import OptionError, RoleError
+from proxytune.roles import Role, load_tokenizer
+from proxytune.vocabulary import shared_size
+
+
+def settle(
+    model: Any,
+    base: Role,
+    pairs: Sequence[tuple[Role, Role]],
+    tokenizer: Any,
+    eos_token_ids: Sequence[int] | None,
+) -> tuple[Any, tuple[int, ...], Mapping[str, Any]]:
+    """Write the shared ids into a composite's configs; return its tokenizer, the ids that end a text, and each role's.
+
+    Args:
+        model: The composite.
+        base: What its roles were loaded from.
+        pairs: Expert and anti, likewise.
+        tokenizer: In place of the base's own: an object, a folder or a hub id.
+        eos_token_ids: In place of the roles' own.
+
+    Returns:
+        The base's tokenizer, or the given one; of a base behind an API the first that a small model brings. Then the
+        ids that end a text, and by the role's name the tokenizers that roles bring.
+
+    Raises:
+        RoleError: There is no tokenizer.
+        VocabularyError: The roles do not share token ids.
+        OptionError: An id that ends a text is none of the shared ones.
+    """
+    sources = {"base": base}
+    for number, (expert, anti) in enumerate(pairs):
+        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
+        sources |= {f"expert{suffix}": expert, f"anti{suffix}": anti}
+    own = {name: found for name, role in sources.items() if (found := load_tokenizer(role)) is not None}
+    given = as_tokenizer(tokenizer)
+    chosen = given if given is not None else own.get("base")
+    if chosen is None and base.is_remote:
+        chosen = next(iter(own.values()), None)
+    if chosen is None:
+        raise RoleError("the base comes without a tokenizer: pass tokenizer= with a folder, a hub id or an object.")
+    widths = {role.name: role.logits_width for role in model.roles}
+    size = model.config.vocab_size = shared_size({**({} if given is None else {"tokenizer": given}), **own}, widths)
+    if eos_token_ids is None:
+        configured = model.generation_config.eos_token_id or []
+        ids = [*configured, *(found.eos_token_id for found in own.values()), chosen.eos_token_id]
+        eos_token_ids = [index for index in ids if index is not None and index < size]
+    unknown = next((index for index in eos_token_ids if not 0 <= index < size), None)
+    if unknown is not None:
+        raise OptionError(f"eos_token_ids has {unknown}, but the shared ids go from 0 to {size - 1}.")
+    ends = tuple(dict.fromkeys(eos_token_ids))
+    pad = model.generation_config.pad_token_id or 0
+    model.generation_config.eos_token_id = list(ends) or None
+    model.generation_config.pad_token_id = pad if 0 <= pad < size else 0
+    return chosen, ends, own
+
+
+def as_tokenizer(tokenizer: Any) -> Any:
+    """Return a tokenizer from an object, a folder or a hub id; None from None."""
+    return load_tokenizer(Role(str(tokenizer))) if isinstance(tokenizer, str | Path) else tokenizer
