@@ -19,6 +19,7 @@ from proxytune.hf.decoding.loop import DRAFT_BURST, PLAIN_BURST, Decoded, Decodi
 from proxytune.hf.decoding.passes import SharedPair, shared_pairs
 from proxytune.hf.decoding.rowstate import RowState
 from proxytune.hf.decoding.stats import Floor, Stopwatch
+from proxytune.hf.decoding.workspace import Workspaces
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.role import RoleModel
 from proxytune.hf.stopping import StopFinder
@@ -38,6 +39,7 @@ class LoopDecoder:
         draft: A model that drafts in the expert's place.
         is_static: Whether a step runs over pinned slots, on CUDA as one graph; not for calls that want
             log-probabilities or stats, whose clock stops between the roles.
+        workspaces: Where forwards that come again are recorded and replayed, on the CPU.
     """
 
     model: ProxyTunedForCausalLM
@@ -47,6 +49,7 @@ class LoopDecoder:
     shared: Mapping[tuple[int, int], SharedPair] = field(default_factory=dict)
     draft: RoleModel | None = None
     is_static: bool = False
+    workspaces: Workspaces | None = None
 
     def decode(
         self,
@@ -63,7 +66,8 @@ class LoopDecoder:
         # What "auto" does depends on the clock, and log-probabilities on it in their last digit: those are to repeat.
         is_exact = options.logprobs is not None and self.controller.is_automatic
         controller = Controller("off") if is_exact else self.controller
-        is_static = self.is_static and options.logprobs is None and not options.stats
+        has_hooks = any(map(_has_hooks, self._roles))
+        is_static = self.is_static and options.logprobs is None and not options.stats and not has_hooks
         device = self.model.device
         started = time.perf_counter()
         stopwatch = Stopwatch(device if options.stats else None)
@@ -94,6 +98,7 @@ class LoopDecoder:
             stopwatch=stopwatch,
             ends=ends,
             is_cancelled=is_cancelled,
+            workspaces=None if has_hooks else self.workspaces,
         )
         state = RowState(limits, ends, device)
         decoding = Decoding(
@@ -109,6 +114,7 @@ class LoopDecoder:
         )
         num_before = self._num_requests()
         decoding.run()
+        ensemble.release()
         stats = None
         if options.stats:
             stats = decoding.tally.stats(
@@ -119,6 +125,10 @@ class LoopDecoder:
             )
         masses = answers.masses if self.model.roles[0].is_remote else None
         return Decoded(answers.token_ids, answers.logprobs, decoding.first_token_at, stats, answers.errors, masses)
+
+    @property
+    def _roles(self) -> list[RoleModel]:
+        return [*self.model.roles, *([] if self.draft is None else [self.draft])]
 
     def _num_requests(self) -> int:
         """Return how many requests a base behind an API has had so far."""
@@ -147,7 +157,8 @@ def new_decoder(
         pairs = shared_pairs(model.roles, model.pair_roles)
         is_static = settings.compile == "auto" and draft is None and can_be_recorded(model)
         controller = Controller(_speculation(model, settings))
-        return LoopDecoder(model, tokenizer, eos_token_ids, controller, pairs, draft, is_static)
+        workspaces = Workspaces() if settings.compile == "auto" and can_be_replayed(roles) else None
+        return LoopDecoder(model, tokenizer, eos_token_ids, controller, pairs, draft, is_static, workspaces)
     if model.roles[0].is_remote:
         raise RuntimeUnsupportedError(
             f"a base behind an API runs in our own decode loop alone, and {reasons[0]}: take another expert and anti."
@@ -164,14 +175,26 @@ def _speculation(model: ProxyTunedForCausalLM, settings: LoopSettings) -> Specul
 
 
 def can_be_recorded(model: ProxyTunedForCausalLM) -> bool:
-    """Return whether a step of these roles can be one CUDA graph: one device for all, no hooks, nothing quantised."""
+    """Return whether a step of these roles can be one CUDA graph: one device for all, nothing quantised."""
     if model.device.type != "cuda" or model.roles[0].is_remote:
         return False
-    return all(
-        role.device == model.device
-        and not any(hasattr(module, "_hf_hook") for module in role.model.modules())
-        and not getattr(role.model, "is_quantized", False)
-        for role in model.roles
+    return all(role.device == model.device and not _is_quantised(role) for role in model.roles)
+
+
+def can_be_replayed(roles: Sequence[RoleModel]) -> bool:
+    """Return whether forwards of these roles can be recorded on the CPU: nothing quantised, no role elsewhere."""
+    return all(role.is_remote or (role.device.type == "cpu" and not _is_quantised(role)) for role in roles)
+
+
+def _is_quantised(role: RoleModel) -> bool:
+    return bool(getattr(role.model, "is_quantized", False))
+
+
+def _has_hooks(role: RoleModel) -> bool:
+    """Return whether Python waits in a role's modules to be called at every forward, which a recording leaves out."""
+    return not role.is_remote and any(
+        module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+        for module in role.model.modules()
     )
 
 

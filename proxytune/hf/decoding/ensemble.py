@@ -11,6 +11,7 @@ from proxytune.hf.decoding.passes import AdapterPass, Pass, Prompts, SharedPair
 from proxytune.hf.decoding.reading import Reading
 from proxytune.hf.decoding.remote_pass import RemotePass
 from proxytune.hf.decoding.stats import Stopwatch
+from proxytune.hf.decoding.workspace import Workspaces
 from proxytune.hf.role import RoleModel
 from proxytune.steering import Alpha, steer_all
 
@@ -35,6 +36,7 @@ class Ensemble:
         stopwatch: Stopwatch,
         ends: Collection[int] = (),
         is_cancelled: Callable[[], bool] = bool,
+        workspaces: Workspaces | None = None,
     ) -> None:
         """Group the roles that take part into passes.
 
@@ -47,6 +49,7 @@ class Ensemble:
             stopwatch: Takes the times of the passes.
             ends: Ids that end a row; for a base behind an API, which is not asked for more than counts.
             is_cancelled: Looked at while such a base is waited for.
+            workspaces: Where forwards are recorded and replayed, on the CPU: what earlier batches left.
         """
         self._width = int(model.config.vocab_size)
         self._device = model.device
@@ -68,11 +71,11 @@ class Ensemble:
             roles, read = [model.roles[place] for place in group], [prompts[place] for place in group]
             pair = together.get((group[0], group[-1]))
             if pair is None:
-                self._passes.append(Pass(roles, group, read))
+                self._passes.append(Pass(roles, group, read, workspaces=workspaces))
             else:
                 is_alone = all(self._num_uses(place) == 1 for place in group)
-                self._passes.append(AdapterPass(roles, group, read, pair, is_alone=is_alone))
-        self._draft_pass = None if draft is None else Pass([draft], [DRAFT], [prompts[0]])
+                self._passes.append(AdapterPass(roles, group, read, pair, is_alone=is_alone, workspaces=workspaces))
+        self._draft_pass = None if draft is None else Pass([draft], [DRAFT], [prompts[0]], workspaces=workspaces)
 
     @property
     def can_draft(self) -> bool:
@@ -153,6 +156,11 @@ class Ensemble:
             self._remote.keep(rows)
         index = torch.tensor(rows, device=self._device)
         self._alphas = [alpha[index] if isinstance(alpha, Tensor) and alpha.dim() else alpha for alpha in self._alphas]
+
+    def release(self) -> None:
+        """Leave what can be used again to later batches."""
+        for member in self._all_passes():
+            member.release()
 
     def _num_uses(self, place: int) -> int:
         """Return how often a role's logits are part of the combination."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor
 from proxytune.hf.adapted_linear import Rows
 from proxytune.hf.decoding.linear import onednn_linear
 from proxytune.hf.decoding.masks import LayerKinds
+from proxytune.hf.decoding.replays import Replays
 from proxytune.hf.decoding.slots import Placement, SlotCache, flat_slots
+from proxytune.hf.decoding.workspace import Workspace, Workspaces
 from proxytune.hf.pair import PairPass, why_no_pair_pass
 from proxytune.hf.role import RoleModel
 
 _ALIGNED = 8  # columns: what CUDA's kernels want of a mask
+_BUCKET = 64  # columns that recorded forwards read more at once, as they hold for one number of columns
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,18 @@ class Pass:
         places: Of its roles among the composite's.
     """
 
-    def __init__(self, roles: Sequence[RoleModel], places: Sequence[int], prompts: Sequence[Prompts]) -> None:
-        """`roles`, `places` and `prompts` go together; the roles differ in their prompts alone."""
+    def __init__(
+        self,
+        roles: Sequence[RoleModel],
+        places: Sequence[int],
+        prompts: Sequence[Prompts],
+        *,
+        workspaces: Workspaces | None = None,
+    ) -> None:
+        """`roles`, `places` and `prompts` go together; the roles differ in their prompts alone.
+
+        With `workspaces`, forwards of a shape that comes again are recorded and replayed: on the CPU only.
+        """
         self.places = list(places)
         self.roles = list(roles)
         self.role = roles[0]
@@ -51,8 +65,9 @@ class Pass:
         self._lengths = [prompt.lengths for prompt in prompts]
         self._starts = torch.tensor(self._lengths, device=self.device)
         self._kinds = LayerKinds.of(self.role.config)
-        self._cache: SlotCache | None = None
         self._is_pinned = False
+        self._workspaces = workspaces
+        self._workspace: Workspace | None = None
 
     @property
     def device(self) -> torch.device:
@@ -75,8 +90,8 @@ class Pass:
         rows = [row for prompt in self._prompts for row in prompt.rows]
         width = max(len(row) for row in rows)
         ids = torch.tensor([list(row) + [0] * (width - len(row)) for row in rows], device=self.device)
-        self._cache = SlotCache(int(self.role.config.num_hidden_layers), len(rows), width + room)
-        self._cache.aim(Placement(rows=slice(0, len(rows)), bound=width, start=0))
+        self._workspace = self._new_workspace(len(rows), width + room)
+        self._required_cache().aim(Placement(rows=slice(0, len(rows)), bound=width, start=0))
         lasts = sorted({len(row) - 1 for row in rows})
         logits = self._run(
             {"input_ids": ids, "position_ids": torch.arange(width, device=self.device)[None].expand(len(rows), -1)},
@@ -99,31 +114,42 @@ class Pass:
             farthest: The same on the host, to know how far the slots are read; unused where they are pinned.
             which: Of its roles, which take part; all by default.
         """
-        cache = self._required_cache()
+        workspace = self._required_workspace()
+        cache = workspace.cache
         which = which or slice(0, len(self.places))
         num_rows, width = token_ids.shape
+        num_tokens = (which.stop - which.start) * num_rows * width
         end = cache.capacity if self._is_pinned else self._end(which, farthest) + width
-        cache.require(end)
-        steps = torch.arange(width, device=self.device)
-        starts = self._starts[which] + offsets.to(self.device)
-        positions = (starts[:, :, None] + steps).flatten(0, 1)
-        rows = slice(which.start * num_rows, which.stop * num_rows)
-        bound = min(-(-end // _ALIGNED) * _ALIGNED, cache.capacity)
-        if len(positions) == 1 and not self._is_pinned:
-            place = Placement(rows=rows, bound=bound, start=end - width)
-        else:
-            place = Placement(rows=rows, bound=bound, slots=flat_slots(positions, cache.capacity, rows.start))
-        cache.aim(place)
+        workspace.require(end)
+        replays = None if self._is_pinned else workspace.replays
+        is_replayed = replays is not None and replays.takes(num_tokens)
+        step = _BUCKET if is_replayed else _ALIGNED
+        bound = min(-(-end // step) * step, cache.capacity)
         ids = token_ids.to(self.device)
-        logits = self._run(
+        first = (self._starts[which] + offsets.to(self.device)).flatten()
+        forward = partial(self._forward, which=which, bound=bound)
+        if replays is not None and is_replayed:
+            logits = replays.run((which.start, which.stop, width, bound), forward, ids, first)
+        else:
+            logits = forward(ids, first)
+        return self._by_place(logits, which)
+
+    def _forward(self, token_ids: Tensor, first: Tensor, *, which: slice, bound: int) -> Tensor:
+        """Read `[B, T]` tokens from positions `first` `[roles · B]` on, seeing `bound` columns; return the logits."""
+        cache = self._required_cache()
+        num_rows, width = token_ids.shape
+        positions = first[:, None] + torch.arange(width, device=self.device)
+        rows = slice(which.start * num_rows, which.stop * num_rows)
+        cache.aim(Placement(rows=rows, bound=bound, slots=flat_slots(positions, cache.capacity, rows.start)))
+        num_roles = which.stop - which.start
+        return self._run(
             {
-                "input_ids": ids.repeat(which.stop - which.start, 1) if which.stop - which.start > 1 else ids,
+                "input_ids": token_ids.repeat(num_roles, 1) if num_roles > 1 else token_ids,
                 "position_ids": self._embedded(positions),
                 "attention_mask": self._kinds.masks(positions, bound, self.model.dtype),
             },
             which,
         )
-        return self._by_place(logits, which)
 
     def pin(self, room: int) -> None:
         """Have slots for answers of `room` tokens, and read over all of them from now on, wherever the rows are.
@@ -131,18 +157,35 @@ class Pass:
         Then no shape and no address changes from step to step, as a recorded graph needs it.
         """
         self._is_pinned = True
-        self._required_cache().require(max(length for role in self._lengths for length in role) + room)
+        self._required_workspace().require(max(length for role in self._lengths for length in role) + room)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows of the batch, in this order."""
         self._lengths = [[role[row] for row in rows] for role in self._lengths]
         self._starts = torch.tensor(self._lengths, device=self.device)
         stacked = [number * self._num_rows + row for number in range(len(self.places)) for row in rows]
-        self._required_cache().keep(torch.tensor(stacked, device=self.device))
+        self._required_workspace().keep(torch.tensor(stacked, device=self.device))
         self._num_rows = len(rows)
 
+    def release(self) -> None:
+        """Leave the workspace to later batches; nothing can be read any more."""
+        if self._workspaces is not None and self._workspace is not None and not self._may_change:
+            self._workspaces.give(self.model, len(self.places) * self._num_rows, self._workspace)
+        self._workspace = None
+
+    @property
+    def _may_change(self) -> bool:
+        """Whether the next batch may find another function: adapters are switched and scaled behind the weights."""
+        return self.role.adapter is not None
+
+    def _new_workspace(self, num_rows: int, capacity: int) -> Workspace:
+        if self._workspaces is not None and not self._may_change:
+            return self._workspaces.take(self.model, num_rows, capacity)
+        cache = SlotCache(int(self.role.config.num_hidden_layers), num_rows, capacity)
+        return Workspace(cache, None if self._workspaces is None else Replays())
+
     def _run(self, inputs: Mapping[str, Any], which: slice, **keep: Any) -> Tensor:
-        arguments = {**inputs, "past_key_values": self._cache, "use_cache": True}
+        arguments = {**inputs, "past_key_values": self._required_cache(), "use_cache": True}
         with onednn_linear(self.device):
             logits: Tensor = self.roles[which.start].logits(arguments, **keep)
         return logits
@@ -163,9 +206,12 @@ class Pass:
         return dict(zip(places, logits.chunk(len(places)), strict=True))
 
     def _required_cache(self) -> SlotCache:
-        if self._cache is None:
+        return self._required_workspace().cache
+
+    def _required_workspace(self) -> Workspace:
+        if self._workspace is None:
             raise RuntimeError("read_prompts comes before read.")
-        return self._cache
+        return self._workspace
 
 
 @dataclass(frozen=True)
@@ -187,12 +233,13 @@ class AdapterPass(Pass):
         shared: SharedPair,
         *,
         is_alone: bool,
+        workspaces: Workspaces | None = None,
     ) -> None:
         """As a `Pass` of expert and anti, in this order; `shared` runs them.
 
         `is_alone` says that their difference is all that is asked for: then the head runs once, on h⁺ − h⁻.
         """
-        super().__init__(roles, places, prompts)
+        super().__init__(roles, places, prompts, workspaces=workspaces)
         self._shared = shared
         self._gives_difference = is_alone and shared.pair.head_is_shared
 
@@ -203,11 +250,13 @@ class AdapterPass(Pass):
             pair.rows(rows)
             # Prompts end at different places in expert and anti, so there is no difference of rows there.
             if rows == "pair" and self._gives_difference and not keep:
-                hidden = pair.model.base_model(**inputs, past_key_values=self._cache, use_cache=True).last_hidden_state
+                hidden = pair.model.base_model(
+                    **inputs, past_key_values=self._required_cache(), use_cache=True
+                ).last_hidden_state
                 difference: Tensor | None = pair.difference(hidden)
                 if difference is not None:
                     return difference
-            outputs = pair.model(**inputs, past_key_values=self._cache, use_cache=True, **keep)
+            outputs = pair.model(**inputs, past_key_values=self._required_cache(), use_cache=True, **keep)
         logits: Tensor = outputs.logits
         return logits
 

@@ -126,6 +126,19 @@ class SlotCache(Cache):
         layer: SlotLayer = self.layers[layer_idx]
         return layer.write(key_states, value_states, self.place)
 
+    @property
+    def num_bytes(self) -> int:
+        """What the buffers hold."""
+        layers = [layer for layer in self.layers if layer.is_initialized]
+        return sum(buffer.nbytes for layer in layers for buffer in (layer.keys, layer.values))
+
+    def zero(self) -> None:
+        """Hold zeros again."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys.zero_()
+                layer.values.zero_()
+
     def require(self, length: int) -> None:
         """Make sure that `length` columns are there."""
         if length <= self.capacity:

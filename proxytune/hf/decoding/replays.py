@@ -1,0 +1,72 @@
+"""The recorded forwards of one pass: which shapes come again, and are worth recording."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from proxytune.hf.decoding.recording import Recording, UnrecordableError
+
+# Tokens in one forward: a recording keeps all that its kernels write, some 10 MB per token in a model of 7B parameters,
+# and with more tokens the kernels are what takes the time.
+_MOST_TOKENS = 16
+_MOST_RECORDINGS = 12  # drafting has a few widths, and a growing answer leaves numbers of columns behind
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A recording and the tensors that it reads."""
+
+    inputs: tuple[Tensor, Tensor]
+    recording: Recording
+
+
+class Replays:
+    """Runs forwards over one cache, of token ids and the positions of their first: by replaying what was recorded.
+
+    Shapes are recorded when they come a second time.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[Hashable] = set()
+        self._prepared: dict[Hashable, _Prepared] = {}
+        self._is_off = False
+
+    def takes(self, num_tokens: int) -> bool:
+        """Return whether a forward over so many tokens of all rows is worth recording, and can be."""
+        return num_tokens <= _MOST_TOKENS and not self._is_off
+
+    def run(self, key: Hashable, forward: Forward, ids: Tensor, first: Tensor) -> Tensor:
+        """Return what `forward(ids, first)` does.
+
+        Args:
+            key: Equal for forwards that differ in their inputs' contents alone.
+            forward: Reads only its arguments, weights, and what it changes itself.
+            ids: Token ids.
+            first: Positions.
+        """
+        prepared = self._prepared.get(key)
+        if prepared is not None:
+            for target, value in zip(prepared.inputs, (ids, first), strict=True):
+                target.copy_(value)
+            return prepared.recording.replay()
+        if key not in self._seen:
+            self._seen.add(key)
+            return forward(ids, first)
+        inputs = ids.clone(), first.clone()
+        try:
+            recording = Recording(lambda: forward(*inputs), inputs)
+        except UnrecordableError:
+            self._is_off = True
+            return forward(ids, first)
+        while len(self._prepared) >= _MOST_RECORDINGS:
+            del self._prepared[next(iter(self._prepared))]
+        self._prepared[key] = _Prepared(inputs, recording)
+        return recording.result()
+
+    def clear(self) -> None:
+        """Forget all: the cache has moved."""
+        self._seen.clear()
+        self._prepared.clear()

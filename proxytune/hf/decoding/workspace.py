@@ -1,0 +1,68 @@
+"""What a pass works on, and what the next batch of its size finds again: a cache, and the forwards recorded over it."""
+
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from proxytune.hf.decoding.replays import Replays
+from proxytune.hf.decoding.slots import SlotCache
+
+# Bytes that a cache may hold which is kept: so many, or this share of its model's.
+_MOST_BYTES, _MOST_OF_WEIGHTS = 64 * 2**20, 1 / 16
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A cache, and the recordings over it; None where nothing is recorded."""
+
+    cache: SlotCache
+    replays: Replays | None = None
+
+    def require(self, length: int) -> None:
+        """Make sure that the cache has `length` columns."""
+        before = self.cache.capacity
+        self.cache.require(length)
+        if self.cache.capacity != before and self.replays is not None:
+            self.replays.clear()
+
+    def keep(self, rows: Any) -> None:
+        """Keep these rows of the cache, in this order."""
+        self.cache.keep(rows)
+        if self.replays is not None:
+            self.replays.clear()
+
+
+@dataclass(frozen=True)
+class Workspaces:
+    """Those of batches that are over, one per model and number of rows, for batches that come.
+
+    Recordings read the weights where they lie. A model whose weights have moved since gets a new workspace.
+    """
+
+    _free: dict[Hashable, tuple[Hashable, Workspace]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, model: Any, num_rows: int, capacity: int) -> Workspace:
+        """Return a workspace for `num_rows` rows of `capacity` columns, its cache holding zeros or nothing yet."""
+        with self._lock:
+            state, found = self._free.pop((id(model), num_rows), (None, None))
+        if found is None or found.cache.capacity < capacity or state != _state(model):
+            layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+            return Workspace(SlotCache(layers, num_rows, capacity), Replays())
+        # What is masked must still be finite.
+        found.cache.zero()
+        return found
+
+    def give(self, model: Any, num_rows: int, workspace: Workspace) -> None:
+        """Take a workspace back whose batch is over, unless its cache is too large to lie about."""
+        num_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        if workspace.cache.num_bytes <= max(_MOST_BYTES, num_bytes * _MOST_OF_WEIGHTS):
+            with self._lock:
+                self._free[id(model), num_rows] = _state(model), workspace
+
+
+def _state(model: Any) -> Hashable:
+    """Return what tells whether recordings of a model hold: where its weights lie, and whether it trains."""
+    return model.training, tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
