@@ -1,4 +1,4 @@
-"""One cycle on the device: draft, read, choose, move on. Nothing in it waits for the host."""
+"""One cycle on the device: draft, read, choose, move on. Nothing in it waits for the host, unless drafts are judged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from proxytune.hf.decoding.choice import Choice
 from proxytune.hf.decoding.ensemble import Ensemble
+from proxytune.hf.decoding.prospect import Prospect
 from proxytune.hf.decoding.reading import Reading
 from proxytune.hf.decoding.rowstate import RowState
 
@@ -21,7 +22,12 @@ class Cycle:
     state: RowState
 
     def run(
-        self, width: int, farthest: Sequence[int], first: Tensor | None = None, wanted: Sequence[int] = ()
+        self,
+        width: int,
+        farthest: Sequence[int],
+        first: Tensor | None = None,
+        rooms: Sequence[int] = (),
+        prospect: Prospect | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run one cycle.
 
@@ -29,35 +35,48 @@ class Cycle:
             width: How many tokens of each row are read: the last one and `width − 1` drafts.
             farthest: The place of each row's last token in its answer, on the host; pinned slots do not need it.
             first: A draft model's logits `[B, 1, V]` behind the last token; None where the expert drafts.
-            wanted: How many of the tokens count in each row, on the host; only a base behind an API needs it.
+            rooms: How many tokens each row can still take, on the host; only a base behind an API needs it.
+            prospect: Told how sure the drafter is of each draft, it may end the draft before: the width is less then.
 
         Returns:
             What `RowState.take` gives, and the combined logits `[B, width, V]`.
         """
-        reading = Reading(self.state.counts - 1, farthest, wanted)
+        reading = Reading(self.state.counts - 1, farthest, rooms)
         if width == 1:
             self.ensemble.begin(self.state.pending, reading)
             logits = self.ensemble.read(self.state.pending, reading)
             return self.state.take(self.choice, logits, self.state.pending[:, :0]), logits
-        drafts, behind = self._draft(width, reading, first)
+        drafts, behind = self._draft(width, reading, first, prospect)
         tokens = torch.cat([self.state.pending, drafts], dim=1)
         self.ensemble.begin(tokens, reading)
-        expert = None
-        if first is None:
-            # The expert reads its last draft too: its logits there are part of the combination.
-            behind.append(self.ensemble.draft(drafts[:, -1:], reading.ahead(width - 1)))
-            expert = torch.cat(behind, dim=1)
+        # An expert's logits, which its drafts were chosen from, are part of the combination.
+        expert = torch.cat(behind, dim=1) if first is None else None
         logits = self.ensemble.read(tokens, reading, expert)
         return self.state.take(self.choice, logits, drafts), logits
 
-    def _draft(self, width: int, reading: Reading, first: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """Return `width − 1` drafts `[B, width − 1]`, and the logits `[B, 1, V]` that each was chosen from."""
+    def _draft(
+        self, width: int, reading: Reading, first: Tensor | None, prospect: Prospect | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return up to `width − 1` drafts `[B, D]`, and the drafter's logits `[B, 1, V]` behind each token read.
+
+        An expert reads its last draft too; a draft model, whose logits serve for nothing else, does not.
+        """
         token, drafts, logits = self.state.pending, self.state.pending[:, :0], []
-        for step in range(width - 1):
+        for step in range(width):
             if step == 0 and first is not None:
                 logits.append(first)
-            else:
+            elif first is None or step < width - 1:
                 logits.append(self.ensemble.draft(token, reading.ahead(step)))
+            if step == width - 1:
+                break
             token = self.choice.choose(logits[-1], self.state.counts[:, None] + step, drafts)
+            if prospect is not None and not prospect.admits(_probabilities(logits[-1], token)):
+                break
             drafts = torch.cat([drafts, token], dim=1)
         return drafts, logits
+
+
+def _probabilities(logits: Tensor, token: Tensor) -> list[float]:
+    """Return, per row, what `logits` `[B, 1, V]` give `token` `[B, 1]`; the host waits for it."""
+    found: list[float] = logits[:, 0].float().softmax(-1).gather(-1, token)[:, 0].tolist()
+    return found

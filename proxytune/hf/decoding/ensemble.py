@@ -83,6 +83,12 @@ class Ensemble:
         return bool(self._pairs) and (self.drafts_itself or self._draft_pass is not None)
 
     @property
+    def first_draft_is_free(self) -> bool:
+        """Whether a first draft costs nothing: the expert reads alone in any case, and what it says is used."""
+        drafter = next((member for member in self._passes if self._drafter_place in member.places), None)
+        return drafter is not None and len(drafter.places) == 1 and self._remote is None
+
+    @property
     def failures(self) -> Mapping[int, RemoteError]:
         """Rows of the last step whose request to a base behind an API failed for good, and why."""
         return {} if self._remote is None else self._remote.failures
@@ -156,6 +162,11 @@ class Ensemble:
             self._remote.keep(rows)
         index = torch.tensor(rows, device=self._device)
         self._alphas = [alpha[index] if isinstance(alpha, Tensor) and alpha.dim() else alpha for alpha in self._alphas]
+
+    def take_cold(self) -> bool:
+        """Return whether anything since the last call of this took longer than it will when it comes again."""
+        cold = [member.take_cold() for member in self._all_passes()]
+        return any(cold)
 
     def release(self) -> None:
         """Leave what can be used again to later batches."""

@@ -8,7 +8,7 @@ the rounding of a pass over several tokens, as of any batch).
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor
 from proxytune.completion import DecodingStats, TokenLogprob
 from proxytune.errors import RemoteError
 from proxytune.hf.decoding.answers import Answers, read_logprobs
-from proxytune.hf.decoding.controller import Controller
+from proxytune.hf.decoding.controller import Controller, Plan
 from proxytune.hf.decoding.cycle import Cycle
 from proxytune.hf.decoding.graph import Step
+from proxytune.hf.decoding.prospect import Prospect
 from proxytune.hf.decoding.reading import Reading
 from proxytune.hf.decoding.stats import Tally
 
@@ -93,40 +94,38 @@ class Decoding:
         self._is_prompt = False
         while not all(self._is_done) and not self.is_cancelled():
             self._compact()
-            started = time.perf_counter()
-            width = self._width()
-            agreed = self._burst(width) if self.is_static else [self._single(width)]
-            seconds = (time.perf_counter() - started) / len(agreed)
-            for found in agreed:
-                if found:
-                    self.controller.observe(width, len(self._is_done), seconds, found)
-
-    def _width(self) -> int:
-        """Return how many tokens to read: no more than the row with the most room can still take."""
-        if not self.cycle.ensemble.can_draft:
-            return 1
-        width = self.controller.width(len(self._is_done))
-        # A graph of another width would have to be recorded first.
-        return width if self.is_static else min(width, max(self._rooms()))
+            if self.is_static:
+                self._burst()
+            else:
+                self._single()
 
     def _rooms(self) -> list[int]:
-        """Return how many tokens each unfinished row can still take."""
+        """Return how many tokens each row of the batch can still take: none one that has ended."""
         rows = zip(self.answers.alive, self.answers.counts, self._is_done, strict=True)
-        return [self.limits[request] - count for request, count, is_done in rows if not is_done]
+        return [0 if is_done else self.limits[request] - count for request, count, is_done in rows]
 
-    def _wanted(self, width: int) -> list[int]:
-        """Return how many of `width` places count in each row of the batch: none in one that has ended."""
-        rows = zip(self.answers.alive, self.answers.counts, self._is_done, strict=True)
-        return [0 if is_done else min(width, self.limits[request] - count) for request, count, is_done in rows]
+    def _plan(self, rooms: Sequence[int]) -> Plan:
+        """Return what the next cycle may do; it reads no more than the row with the most room can take."""
+        if not self.cycle.ensemble.can_draft:
+            return Plan(1)
+        num_rows = sum(room > 0 for room in rooms)
+        plan = self.controller.plan(num_rows, is_free=self.cycle.ensemble.first_draft_is_free)
+        return replace(plan, width=min(plan.width, max(rooms)))
 
-    def _single(self, width: int) -> list[int]:
-        """Run one cycle and return how many drafts each unfinished row kept."""
-        counts = self.answers.counts
-        self.cycle.choice.prepare(counts, width)
-        has_draft_model = width > 1 and not self.cycle.ensemble.drafts_itself
+    def _single(self) -> None:
+        """Run one cycle."""
+        started = time.perf_counter()
+        rooms, counts = self._rooms(), self.answers.counts
+        plan = self._plan(rooms)
+        self.cycle.choice.prepare(counts, plan.width)
+        has_draft_model = plan.width > 1 and not self.cycle.ensemble.drafts_itself
         first = self._caught_up() if has_draft_model else None
-        outcome, logits = self.cycle.run(width, [max(0, count - 1) for count in counts], first, self._wanted(width))
-        # The one point of a cycle at which the host waits.
+        prospect = None
+        if self.controller.is_automatic:
+            prospect = Prospect(self.controller, rooms, is_open=not plan.is_fixed)
+        outcome, logits = self.cycle.run(plan.width, [max(0, count - 1) for count in counts], first, rooms, prospect)
+        width = logits.shape[1]
+        # Where drafts are not judged, the one point of a cycle at which the host waits.
         agreed = self._store(outcome.tolist(), width, self._logprobs(logits, outcome))
         if has_draft_model:
             # It has read all but its last draft; what was not kept of that is not read.
@@ -134,10 +133,21 @@ class Decoding:
                 max(read, min(before + width - 2, after - 1))
                 for read, before, after in zip(self._num_read, counts, self.answers.counts, strict=True)
             ]
-        return agreed
+        self._learn(width, time.perf_counter() - started, agreed, prospect)
 
-    def _burst(self, width: int) -> list[list[int]]:
-        """Run several cycles, look once; return per cycle how many drafts each row kept that was unfinished before."""
+    def _learn(self, width: int, seconds: float, agreed: Mapping[int, int], prospect: Prospect | None = None) -> None:
+        """Tell the controller what a cycle took, and how many drafts each row kept."""
+        if agreed:
+            sureness = None if prospect is None else [prospect.of_row(row) for row in agreed]
+            is_cold = self.cycle.ensemble.take_cold()
+            self.controller.observe(
+                width, len(agreed), seconds, list(agreed.values()), sureness=sureness, is_cold=is_cold
+            )
+
+    def _burst(self) -> None:
+        """Run several cycles, then look once."""
+        started = time.perf_counter()
+        width = self.controller.width(len(self._is_done)) if self.cycle.ensemble.can_draft else 1
         num_cycles = PLAIN_BURST if width == 1 else DRAFT_BURST
         if self.on_tokens is not None:
             num_cycles = 1
@@ -146,7 +156,10 @@ class Decoding:
         self.cycle.choice.prepare(counts, num_cycles * width)
         step = self._steps.setdefault(width, Step(self.cycle, width, self.device))
         outcomes = torch.stack([step.run() for _ in range(num_cycles)]).tolist()
-        return [self._store(outcome, width, None) for outcome in outcomes if not all(self._is_done)]
+        agreed = [self._store(outcome, width, None) for outcome in outcomes if not all(self._is_done)]
+        seconds = (time.perf_counter() - started) / len(agreed)
+        for found in agreed:
+            self._learn(width, seconds, found)
 
     def _pin(self, length: int) -> None:
         """Have slots for answers of `length` tokens, at addresses that stay until there must be more."""
@@ -171,12 +184,13 @@ class Decoding:
         last = torch.tensor([len(ids) - 1 for ids in missing], device=self.device)
         return logits[torch.arange(len(missing), device=self.device), last][:, None]
 
-    def _store(self, outcome: list[list[int]], width: int, logprobs: Logprobs | None) -> list[int]:
-        """Add what a cycle gave to the answers; return how many drafts each unfinished row kept."""
+    def _store(self, outcome: list[list[int]], width: int, logprobs: Logprobs | None) -> dict[int, int]:
+        """Add what a cycle gave to the answers; return how many drafts each row kept that was unfinished before."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         failures, masses = self.cycle.ensemble.failures, self.cycle.ensemble.masses
-        agreements, emitted = [], []
+        agreements: dict[int, int] = {}
+        emitted = []
         for row, line in enumerate(outcome):
             if self._is_done[row]:
                 continue
@@ -190,14 +204,14 @@ class Decoding:
                 self.cycle.state.end(row)
                 is_done = 1
             self._is_done[row] = bool(is_done)
-            agreements.append(agreed)
+            agreements[row] = agreed
             emitted.append(count)
             if self.on_tokens is not None:
                 self.on_tokens(tokens)
         if self._is_prompt:
             self.tally.count_first(sum(emitted))
         else:
-            self.tally.count(width, agreements, emitted)
+            self.tally.count(width, list(agreements.values()), emitted)
         return agreements
 
     def _fail(self, row: int, error: RemoteError) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from proxytune.hf.adapted_linear import Rows
 from proxytune.hf.decoding.linear import onednn_linear
@@ -19,7 +20,7 @@ from proxytune.hf.pair import PairPass, why_no_pair_pass
 from proxytune.hf.role import RoleModel
 
 _ALIGNED = 8  # columns: what CUDA's kernels want of a mask
-_BUCKET = 64  # columns that recorded forwards read more at once, as they hold for one number of columns
+_BUCKET = 128  # columns: what recorded forwards round up to, as one holds for one number of them
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,26 @@ class Pass:
             farthest: The same on the host, to know how far the slots are read; unused where they are pinned.
             which: Of its roles, which take part; all by default.
         """
-        workspace = self._required_workspace()
-        cache = workspace.cache
         which = which or slice(0, len(self.places))
-        num_rows, width = token_ids.shape
-        num_tokens = (which.stop - which.start) * num_rows * width
-        end = cache.capacity if self._is_pinned else self._end(which, farthest) + width
-        workspace.require(end)
-        replays = None if self._is_pinned else workspace.replays
-        is_replayed = replays is not None and replays.takes(num_tokens)
-        step = _BUCKET if is_replayed else _ALIGNED
-        bound = min(-(-end // step) * step, cache.capacity)
+        width = token_ids.shape[1]
         ids = token_ids.to(self.device)
         first = (self._starts[which] + offsets.to(self.device)).flatten()
-        forward = partial(self._forward, which=which, bound=bound)
-        if replays is not None and is_replayed:
-            logits = replays.run((which.start, which.stop, width, bound), forward, ids, first)
+        replays = None if self._is_pinned else self._required_workspace().replays
+        if replays is None or not replays.takes(len(first) * width):
+            bound = self._bound(which, farthest, width, _ALIGNED)
+            logits = self._forward(ids, first, which=which, bound=bound)
         else:
-            logits = forward(ids, first)
+            # Even widths alone, so that there is less to record. What a row reads beyond is written over.
+            ids = pad(ids, (0, width % 2 if width > 1 else 0))
+            bound = self._bound(which, farthest, ids.shape[1], _BUCKET)
+            forward = partial(self._forward, which=which, bound=bound)
+            logits = replays.run((which.start, which.stop, ids.shape[1], bound), forward, ids, first)[:, :width]
         return self._by_place(logits, which)
+
+    def take_cold(self) -> bool:
+        """Return whether a forward since the last call of this took longer than the next of its shape will."""
+        replays = None if self._workspace is None else self._workspace.replays
+        return replays is not None and replays.take_cold()
 
     def _forward(self, token_ids: Tensor, first: Tensor, *, which: slice, bound: int) -> Tensor:
         """Read `[B, T]` tokens from positions `first` `[roles · B]` on, seeing `bound` columns; return the logits."""
@@ -190,11 +192,18 @@ class Pass:
             logits: Tensor = self.roles[which.start].logits(arguments, **keep)
         return logits
 
-    def _end(self, which: slice, farthest: Sequence[int]) -> int:
-        """Return the column behind the longest row, where rows have read `farthest` tokens of their answers."""
-        return max(
-            length + offset for role in self._lengths[which] for length, offset in zip(role, farthest, strict=True)
-        )
+    def _bound(self, which: slice, farthest: Sequence[int], width: int, step: int) -> int:
+        """Return how many columns a forward reads, a multiple of `step` or all, and have them.
+
+        `farthest`: how many tokens of its answer each row has read before.
+        """
+        workspace = self._required_workspace()
+        if self._is_pinned:
+            return workspace.cache.capacity
+        ends = [length + offset for role in self._lengths[which] for length, offset in zip(role, farthest, strict=True)]
+        end = max(ends) + width
+        workspace.require(end)
+        return min(-(-end // step) * step, workspace.cache.capacity)
 
     def _embedded(self, positions: Tensor) -> Tensor:
         """Return positions inside the context: drafts behind a row's last token have none, and count for nothing."""

@@ -9,7 +9,7 @@ compiled: recording takes between one and two forwards more.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _UNREPEATABLE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_PLAIN = (Tensor, torch.nn.Parameter)
 # Entries of torch that take what the operators of their name take, in half the time.
 _DIRECT = {
     name: getattr(torch, name)
@@ -28,27 +29,25 @@ class UnrecordableError(Exception):
     """A forward that replaying would not repeat: its kernels depend on values, draw, or work on special tensors."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Call:
-    """One operator: what it was called with, and the tensors in that and in its result."""
+    """One operator: what it was called with, and the memory that it works on."""
 
     operator: Any
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     result: Any
-    inputs: Sequence[Tensor]
-    outputs: Sequence[Tensor]
-    written: frozenset[int]  # storages it changes in place
 
-    @cached_property
-    def read(self) -> set[int]:
-        """Storages it reads."""
-        return set(map(_storage, self.inputs))
-
-    @cached_property
-    def made(self) -> set[int]:
-        """Storages that are new in its result; none for a view."""
-        return set(map(_storage, self.outputs)) - self.read
+    def __post_init__(self) -> None:
+        inputs = [*_tensors(self.args), *_tensors(self.kwargs.values())]
+        self.outputs = list(_tensors((self.result,)))
+        _require_repeatable(self.operator, self.args, self.kwargs, [*inputs, *self.outputs])
+        places = _written_places(self.operator)
+        written = [self.args[place] if place < len(self.args) else self.kwargs[name] for place, name in places]
+        self.read = set(map(_storage, inputs))
+        self.written = set(map(_storage, _tensors(written)))
+        # None for a view.
+        self.made = set(map(_storage, self.outputs)) - self.read
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -56,21 +55,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[_Call] = []
+        self.calls: list[tuple[Any, Sequence[Any], Mapping[str, Any], Any]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operator and note it."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        inputs, outputs = [*_tensors(args), *_tensors(kwargs.values())], list(_tensors((result,)))
-        _require_repeatable(func, args, kwargs, [*inputs, *outputs])
-        places = _written_places(func)
-        written = [args[place] if place < len(args) else kwargs[name] for place, name in places]
-        self.calls.append(
-            _Call(func, args, kwargs, result, inputs, outputs, frozenset(map(_storage, _tensors(written))))
-        )
+        """Run an operator and note it; what it is is looked at later, as the forward waits."""
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        self.calls.append((func, args, kwargs or {}, result))
         return result
 
 
@@ -96,7 +88,7 @@ class Recording:
         with _Recorder() as recorder:
             self._result = run()
         self.num_operators = len(recorder.calls)
-        calls = _needed(_varying(recorder.calls, inputs), self._result)
+        calls = _needed(_varying([_Call(*call) for call in recorder.calls], inputs), self._result)
         self._kernels = [_kernel(call) for call in calls]
         self.num_kernels = len(self._kernels)
 
@@ -122,7 +114,7 @@ def _varying(calls: Sequence[_Call], inputs: Sequence[Tensor]) -> list[_Call]:
     for call in calls:
         if call.written:
             found.append(call)
-        elif call.made and not _is_empty(call):
+        elif call.made and not _is_empty(call.operator):
             # What starts as a constant and is changed later must be that constant again.
             if call.read <= constant and call.made.isdisjoint(changed):
                 constant |= call.made
@@ -204,15 +196,22 @@ def _written_places(operator: Any) -> tuple[tuple[int, str], ...]:
 def _require_repeatable(
     operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
 ) -> None:
-    tags = operator.tags
-    if not _UNREPEATABLE.isdisjoint(tags):
+    needs_values, draws = _hazards(operator)
+    if needs_values:
         raise UnrecordableError(f"{operator} depends on the values of its inputs.")
     # Attention draws only where it drops out.
-    if torch.Tag.nondeterministic_seeded in tags and _argument(operator, args, kwargs, "dropout_p") != 0.0:
+    if draws and _argument(operator, args, kwargs, "dropout_p") != 0.0:
         raise UnrecordableError(f"{operator} draws at random.")
     for tensor in tensors:
-        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+        if type(tensor) not in _PLAIN or not tensor.is_cpu:
             raise UnrecordableError(f"{operator} works on a {type(tensor).__name__} on {tensor.device}.")
+
+
+@cache
+def _hazards(operator: Any) -> tuple[bool, bool]:
+    """Return whether what an operator does depends on values, and whether it draws at random."""
+    tags = set(operator.tags)
+    return bool(tags & _UNREPEATABLE), torch.Tag.nondeterministic_seeded in tags
 
 
 def _argument(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], wanted: str) -> Any:
@@ -223,9 +222,10 @@ def _argument(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], wan
     return None
 
 
-def _is_empty(call: _Call) -> bool:
-    """Return whether a call makes memory without contents."""
-    return "empty" in call.operator._schema.name
+@cache
+def _is_empty(operator: Any) -> bool:
+    """Return whether an operator makes memory without contents."""
+    return "empty" in operator._schema.name
 
 
 def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:

@@ -10,7 +10,7 @@ from proxytune.hf.decoding.recording import Recording, UnrecordableError
 # Tokens in one forward: a recording keeps all that its kernels write, some 10 MB per token in a model of 7B parameters,
 # and with more tokens the kernels are what takes the time.
 _MOST_TOKENS = 16
-_MOST_RECORDINGS = 12  # drafting has a few widths, and a growing answer leaves numbers of columns behind
+_MOST_RECORDINGS = 24  # drafting has a few widths, and a growing answer leaves numbers of columns behind
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,6 +33,7 @@ class Replays:
         self._seen: set[Hashable] = set()
         self._prepared: dict[Hashable, _Prepared] = {}
         self._is_off = False
+        self._is_cold = False
 
     def takes(self, num_tokens: int) -> bool:
         """Return whether a forward over so many tokens of all rows is worth recording, and can be."""
@@ -52,6 +53,7 @@ class Replays:
             for target, value in zip(prepared.inputs, (ids, first), strict=True):
                 target.copy_(value)
             return prepared.recording.replay()
+        self._is_cold = True
         if key not in self._seen:
             self._seen.add(key)
             return forward(ids, first)
@@ -59,12 +61,17 @@ class Replays:
         try:
             recording = Recording(lambda: forward(*inputs), inputs)
         except UnrecordableError:
-            self._is_off = True
+            self._is_off, self._is_cold = True, False
             return forward(ids, first)
         while len(self._prepared) >= _MOST_RECORDINGS:
             del self._prepared[next(iter(self._prepared))]
         self._prepared[key] = _Prepared(inputs, recording)
         return recording.result()
+
+    def take_cold(self) -> bool:
+        """Return whether anything ran since the last call of this that was not replayed."""
+        found, self._is_cold = self._is_cold, False
+        return found
 
     def clear(self) -> None:
         """Forget all: the cache has moved."""

@@ -1,5 +1,6 @@
 """Generators for tests of the loop: fixed widths, scripted widths, and transformers' generate in its place."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from proxytune import ProxyGenerator
-from proxytune.hf.decoding.controller import Controller
+from proxytune.hf.decoding.controller import Controller, Plan
 from tests import tiny
 
 FORMATS = {"base_prompt": "w1 {prompt}", "expert_prompt": "w2 w3 w4 w5 {prompt} w6", "anti_prompt": "{prompt} w7 w8"}
@@ -26,11 +27,40 @@ class Scripted(Controller):
         self._place += 1
         return self._widths[self._place % len(self._widths)]
 
+    def plan(self, num_rows: int, *, is_free: bool) -> Plan:
+        """Likewise."""
+        return Plan(self.width(num_rows))
+
+
+class Whimsical(Controller):
+    """Ends drafts of up to five by chance."""
+
+    def __init__(self) -> None:
+        super().__init__("auto")
+        self._draws = random.Random(0)
+
+    def plan(self, num_rows: int, *, is_free: bool) -> Plan:
+        """Return an open plan."""
+        return Plan(6, is_fixed=False)
+
+    def goes_on(self, num_rows: int, width: int, survival: Sequence[float]) -> bool:
+        """Toss a coin."""
+        return self._draws.random() < 0.6
+
 
 def scripted(generator: ProxyGenerator, widths: Sequence[int]) -> ProxyGenerator:
     """Make a generator's loop use these widths in turn."""
+    return _controlled(generator, Scripted(widths))
+
+
+def whimsical(generator: ProxyGenerator) -> ProxyGenerator:
+    """Make a generator's loop end its drafts by chance, as they come."""
+    return _controlled(generator, Whimsical())
+
+
+def _controlled(generator: ProxyGenerator, controller: Controller) -> ProxyGenerator:
     runtime = generator._runtime
-    generator._runtime = replace(runtime, loop=replace(runtime.loop, controller=Scripted(widths)))
+    generator._runtime = replace(runtime, loop=replace(runtime.loop, controller=controller))
     return generator
 
 

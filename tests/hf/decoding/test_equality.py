@@ -11,7 +11,7 @@ from proxytune.demo.recipe import Recipe
 from proxytune.errors import OptionError, RuntimeUnsupportedError, VocabularyError
 from proxytune.hf.decoding.eligibility import ARCHITECTURES
 from tests import tiny
-from tests.hf.decoding.rigs import FORMATS, by_generate, scripted, tokens
+from tests.hf.decoding.rigs import FORMATS, by_generate, scripted, tokens, whimsical
 
 PROMPTS = [tiny.prompt_ids(length, seed=length) for length in (9, 3, 14, 6)]
 TEXTS = ["w10", "w11 w12 w13 w14 w15", "w20 w21 w22"]
@@ -58,11 +58,15 @@ def test_prompts_and_strengths_of_their_own(name: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("draft", ["expert", "model"])
 def test_widths_that_change(way: str, draft: str) -> None:
-    """Plain and drafting cycles in any order, drafted by the expert or by a model that catches up: plain tokens."""
+    """Plain and drafting cycles in any order, drafts that end as they come, by the expert or a model: plain tokens."""
     drafter = "expert" if draft == "expert" else tiny.model("gpt2", 4)
     wanted = tokens(generator_of("llama", speculation="off").generate(PROMPTS, **LONG, **WAYS[way]))
     generator = scripted(generator_of("llama", draft=drafter), [1, 4, 1, 1, 3, 2, 6])
     assert tokens(generator.generate(PROMPTS, **LONG, **WAYS[way])) == wanted
+    generator = whimsical(generator_of("llama", draft=drafter))
+    rows = generator.generate(PROMPTS, stats=True, **LONG, **WAYS[way])
+    assert tokens(rows) == wanted
+    assert 0 < rows[0].timing.stats.num_drafted < 5
 
 
 def test_a_draft_model_of_its_own() -> None:
@@ -125,6 +129,8 @@ def test_an_adapter_and_its_anti(folders: Any, way: str) -> None:
     rows = drafting.generate(TEXTS, stats=True, **options)
     assert tokens(rows) == wanted
     assert set(rows[0].timing.stats.role_seconds) == {"base", "expert+anti", "expert", "anti"}
+    judged = whimsical(ProxyGenerator(*roles, **FORMATS))
+    assert tokens(judged.generate(TEXTS, **options)) == wanted
 
 
 def test_one_head_product_for_an_adapter_and_its_anti(folders: Any) -> None:
