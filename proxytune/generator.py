@@ -98,7 +98,8 @@ class ProxyGenerator:
             speculation: Lossless drafting in runtime hf: "auto" measures whether it pays and how far to draft, k drafts
                 k tokens, "off" none. The tokens are the same, seeded ones too.
             draft: Who drafts: "expert", or a smaller model with the same vocabulary.
-            compile: "auto" runs the step as one graph where that pays (CUDA); "off" eagerly.
+            compile: "auto" replays what comes again: the step as one CUDA graph, on a CPU forwards as their kernels,
+                which leaves out the models' Python (not where modules have hooks). "off" runs eagerly.
 
         Raises:
             RuntimeUnsupportedError: The runtime cannot run these roles; the text names the one that can.

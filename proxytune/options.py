@@ -152,7 +152,7 @@ class LoopSettings:
     Attributes:
         speculation: "auto" measures whether drafts pay and how far to draft; "off" never drafts; k drafts k tokens.
         has_draft_model: Whether a model of its own drafts in the expert's place.
-        compile: "auto" captures the step as a graph where that pays (CUDA); "off" runs it eagerly.
+        compile: "auto" captures the step as a CUDA graph, or on a CPU each forward; "off" runs eagerly.
     """
 
     speculation: Speculation = "auto"

@@ -11,11 +11,10 @@ from proxytune.options import Speculation
 
 MAX_WIDTH = 12  # tokens the base reads in one pass, at most, unless more were asked for
 _MAX_BLIND_WIDTH = 8  # the same where a draft cannot be ended as it comes
-_WARM = 4  # plain cycles before anything is tried
+_WARM = 3  # plain cycles before anything is tried
 _MARGIN = 1.03  # what drafting must promise before it is begun
-_NARROW, _WIDE = 2, 4  # widths that are tried: kernels for several positions may cost twice as much, then little more
+_WIDE, _NARROW = 4, 2  # widths that are tried: kernels for two positions may cost twice as much, for four little more
 _FIRST_PAUSE, _LAST_PAUSE = 32, 1024  # plain cycles between two trials, doubled each time that one fails
-_SHORT_PAUSE = 8  # before the wide trial, without which the narrow one says little
 _MOST_REPEATS = 2  # of a trial whose kernels were still being set up
 _REFRESH = 64  # drafting cycles between two plain ones, whose time grows with the answer
 
@@ -173,7 +172,7 @@ class Controller:
     @staticmethod
     def _is_ready(size: _Size) -> bool:
         """Return whether enough is known to say what drafting costs."""
-        return size.costs.num_cycles >= _WARM and size.costs.knows(1) and size.costs.knows(_NARROW)
+        return size.costs.num_cycles >= _WARM and size.costs.knows(1) and size.costs.num_widths > 1
 
     def _best(self, size: _Size) -> int:
         costs = size.costs
@@ -199,11 +198,8 @@ class Controller:
             return size.tried
         if costs.num_cycles < max(_WARM, size.next_trial) or not costs.knows(1):
             return 1
-        if not costs.knows(_NARROW):
-            size.next_trial = costs.num_cycles + _SHORT_PAUSE
-            size.tried = _NARROW
-        else:
-            size.next_trial = costs.num_cycles + size.pause
-            size.pause = min(2 * size.pause, _LAST_PAUSE)
-            size.tried = _NARROW if costs.num_widths > 2 else _WIDE
+        is_first = costs.num_widths == 1
+        size.next_trial = costs.num_cycles + size.pause
+        size.pause = size.pause if is_first else min(2 * size.pause, _LAST_PAUSE)
+        size.tried = _WIDE if is_first else _NARROW
         return size.tried

@@ -1,7 +1,7 @@
 """What cycles of a batch of one size cost, by width: measured while decoding."""
 
+from bisect import bisect
 from collections import defaultdict, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _LATEST = 7  # cycles of a width that are remembered
@@ -51,9 +51,10 @@ class Costs:
         known = sorted(self._seconds)
         if len(known) == 1:
             return self.of(known[0])
-        first, second = known[-2:] if width > known[-1] else _around(known, width)
-        slope = (self.of(second) - self.of(first)) / (second - first)
-        return self.of(second) + max(0.0, slope) * (width - second)
+        place = min(max(1, bisect(known, width)), len(known) - 1)
+        first, second = known[place - 1], known[place]
+        slope = max(0.0, (self.of(second) - self.of(first)) / (second - first))
+        return max(self.of(second) + slope * (width - second), 0.0)
 
     def line(self) -> tuple[float, float]:
         """Return cost and slope of drafting widths, a and b in a + b · width: the line of least squares.
@@ -74,9 +75,3 @@ class Costs:
     def tokens_per_second(self, num_rows: int) -> float:
         """Return the throughput of a batch as it is decoded, plain decoding's at least."""
         return max(num_rows / self.of(1), self._tokens / self._time if self._time else 0.0)
-
-
-def _around(known: Sequence[int], width: int) -> tuple[int, int]:
-    """Return the measured widths on both sides of one that lies between them."""
-    below = max(value for value in known if value < width)
-    return below, min(value for value in known if value > width)

@@ -8,6 +8,7 @@ from typing import Any
 from proxytune.completion import Request
 from proxytune.errors import OptionError, RuntimeUnsupportedError
 from proxytune.hf.batching import alpha_of
+from proxytune.hf.decoding.adapter_pass import SharedPair, shared_pairs
 from proxytune.hf.decoding.answers import Answers
 from proxytune.hf.decoding.attention import group_queries
 from proxytune.hf.decoding.choice import Choice
@@ -16,7 +17,6 @@ from proxytune.hf.decoding.cycle import Cycle
 from proxytune.hf.decoding.eligibility import why_no_own_loop
 from proxytune.hf.decoding.ensemble import Ensemble
 from proxytune.hf.decoding.loop import DRAFT_BURST, PLAIN_BURST, Decoded, Decoding
-from proxytune.hf.decoding.passes import SharedPair, shared_pairs
 from proxytune.hf.decoding.rowstate import RowState
 from proxytune.hf.decoding.stats import Floor, Stopwatch
 from proxytune.hf.decoding.workspace import Workspaces

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from proxytune.errors import RemoteError
-from proxytune.hf.decoding.passes import AdapterPass, Pass, Prompts, SharedPair
+from proxytune.hf.decoding.adapter_pass import AdapterPass, SharedPair
+from proxytune.hf.decoding.passes import Pass, Prompts
 from proxytune.hf.decoding.reading import Reading
 from proxytune.hf.decoding.remote_pass import RemotePass
 from proxytune.hf.decoding.stats import Stopwatch

@@ -1,6 +1,5 @@
 """A pass: one forward of one model that serves one role, or several whose rows are stacked."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from proxytune.hf.adapted_linear import Rows
 from proxytune.hf.decoding.linear import onednn_linear
 from proxytune.hf.decoding.masks import LayerKinds
 from proxytune.hf.decoding.replays import Replays
 from proxytune.hf.decoding.slots import Placement, SlotCache, flat_slots
 from proxytune.hf.decoding.workspace import Workspace, Workspaces
-from proxytune.hf.pair import PairPass, why_no_pair_pass
 from proxytune.hf.role import RoleModel
 
 _ALIGNED = 8  # columns: what CUDA's kernels want of a mask
@@ -171,18 +168,20 @@ class Pass:
 
     def release(self) -> None:
         """Leave the workspace to later batches; nothing can be read any more."""
-        if self._workspaces is not None and self._workspace is not None and not self._may_change:
-            self._workspaces.give(self.model, len(self.places) * self._num_rows, self._workspace)
+        owner = self._workspace_owner
+        if self._workspaces is not None and self._workspace is not None and owner is not None:
+            self._workspaces.give(owner, len(self.places) * self._num_rows, self._workspace)
         self._workspace = None
 
     @property
-    def _may_change(self) -> bool:
-        """Whether the next batch may find another function: adapters are switched and scaled behind the weights."""
-        return self.role.adapter is not None
+    def _workspace_owner(self) -> Any:
+        """The model for whose later batches the workspace is kept; None where adapters switch behind its weights."""
+        return self.model if self.role.adapter is None else None
 
     def _new_workspace(self, num_rows: int, capacity: int) -> Workspace:
-        if self._workspaces is not None and not self._may_change:
-            return self._workspaces.take(self.model, num_rows, capacity)
+        owner = self._workspace_owner
+        if self._workspaces is not None and owner is not None:
+            return self._workspaces.take(owner, num_rows, capacity)
         cache = SlotCache(int(self.role.config.num_hidden_layers), num_rows, capacity)
         return Workspace(cache, None if self._workspaces is None else Replays())
 
@@ -221,72 +220,3 @@ class Pass:
         if self._workspace is None:
             raise RuntimeError("read_prompts comes before read.")
         return self._workspace
-
-
-@dataclass(frozen=True)
-class SharedPair:
-    """A `PairPass`, and the lock that keeps two streams from choosing its rows at once."""
-
-    pair: PairPass
-    lock: threading.Lock
-
-
-class AdapterPass(Pass):
-    """An expert that is an adapter over its anti, and that anti: one forward over both, or over one of them."""
-
-    def __init__(
-        self,
-        roles: Sequence[RoleModel],
-        places: Sequence[int],
-        prompts: Sequence[Prompts],
-        shared: SharedPair,
-        *,
-        is_alone: bool,
-        workspaces: Workspaces | None = None,
-    ) -> None:
-        """As a `Pass` of expert and anti, in this order; `shared` runs them.
-
-        `is_alone` says that their difference is all that is asked for: then the head runs once, on h⁺ − h⁻.
-        """
-        super().__init__(roles, places, prompts, workspaces=workspaces)
-        self._shared = shared
-        self._gives_difference = is_alone and shared.pair.head_is_shared
-
-    def _run(self, inputs: Mapping[str, Any], which: slice, **keep: Any) -> Tensor:
-        rows: Rows = "pair" if which.stop - which.start == 2 else "anti" if which.start else "expert"
-        pair = self._shared.pair
-        with self._shared.lock, onednn_linear(self.device):
-            pair.rows(rows)
-            # Prompts end at different places in expert and anti, so there is no difference of rows there.
-            if rows == "pair" and self._gives_difference and not keep:
-                hidden = pair.model.base_model(
-                    **inputs, past_key_values=self._required_cache(), use_cache=True
-                ).last_hidden_state
-                difference: Tensor | None = pair.difference(hidden)
-                if difference is not None:
-                    return difference
-            outputs = pair.model(**inputs, past_key_values=self._required_cache(), use_cache=True, **keep)
-        logits: Tensor = outputs.logits
-        return logits
-
-    def _by_place(self, logits: Tensor, which: slice) -> dict[int, Tensor]:
-        if which.stop - which.start == 2 and len(logits) == self._num_rows:
-            # Expert − anti in the expert's place, nothing in the anti's: the rule adds the same.
-            return {self.places[0]: logits, self.places[1]: logits.new_zeros(1).expand_as(logits)}
-        return super()._by_place(logits, which)
-
-
-def shared_pairs(roles: Sequence[RoleModel], pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], SharedPair]:
-    """Return what can run each (expert, anti) in one pass, for the pairs that can; the others need two.
-
-    An anti that several experts adapt runs with the first of them.
-    """
-    found: dict[tuple[int, int], SharedPair] = {}
-    for expert, anti in pairs:
-        one, other = roles[expert], roles[anti]
-        is_adapter = one.model is other.model and one.adapter_name is not None and other.adapter_name is None
-        if not is_adapter or any(anti == taken for _, taken in found):
-            continue
-        if why_no_pair_pass(one.adapter, one.adapter_name or "") is None:
-            found[expert, anti] = SharedPair(PairPass(one.adapter, one.adapter_name or ""), threading.Lock())
-    return found

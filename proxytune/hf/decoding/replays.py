@@ -1,5 +1,6 @@
 """The recorded forwards of one pass: which shapes come again, and are worth recording."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from proxytune.hf.decoding.recording import Recording, UnrecordableError
 # and with more tokens the kernels are what takes the time.
 _MOST_TOKENS = 16
 _MOST_RECORDINGS = 24  # drafting has a few widths, and a growing answer leaves numbers of columns behind
+
+# Times that a shape runs as it is before it is recorded, which costs what three or four replays save: every answer
+# reads many single tokens, the widths of drafts come now and then.
+_PATIENCE_OF_ONE, _PATIENCE = 1, 3
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,11 +31,11 @@ class _Prepared:
 class Replays:
     """Runs forwards over one cache, of token ids and the positions of their first: by replaying what was recorded.
 
-    Shapes are recorded when they come a second time.
+    Shapes are recorded when they have come some times.
     """
 
     def __init__(self) -> None:
-        self._seen: set[Hashable] = set()
+        self._num_seen: Counter[Hashable] = Counter()
         self._prepared: dict[Hashable, _Prepared] = {}
         self._is_off = False
         self._is_cold = False
@@ -53,10 +58,10 @@ class Replays:
             for target, value in zip(prepared.inputs, (ids, first), strict=True):
                 target.copy_(value)
             return prepared.recording.replay()
-        self._is_cold = True
-        if key not in self._seen:
-            self._seen.add(key)
+        self._num_seen[key] += 1
+        if self._num_seen[key] <= (_PATIENCE_OF_ONE if ids.shape[1] == 1 else _PATIENCE):
             return forward(ids, first)
+        self._is_cold = True
         inputs = ids.clone(), first.clone()
         try:
             recording = Recording(lambda: forward(*inputs), inputs)
@@ -69,11 +74,11 @@ class Replays:
         return recording.result()
 
     def take_cold(self) -> bool:
-        """Return whether anything ran since the last call of this that was not replayed."""
+        """Return whether anything was recorded since the last call of this."""
         found, self._is_cold = self._is_cold, False
         return found
 
     def clear(self) -> None:
         """Forget all: the cache has moved."""
-        self._seen.clear()
+        self._num_seen.clear()
         self._prepared.clear()

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from proxytune import ProxyGenerator
 from proxytune.hf.decoding import replays
@@ -47,7 +49,7 @@ def test_replays_change_nothing(name: str, counted: Counter[str]) -> None:
     for _ in range(2):
         assert tokens(plain.generate(TEXTS, **LONG)) == tokens(wanted)
         assert tokens(drafting.generate(TEXTS, **LONG)) == tokens(wanted)
-    assert counted["replayed"] > 100
+    assert counted["replayed"] > 60
 
 
 def test_the_next_batch_finds_the_recordings(counted: Counter[str]) -> None:
@@ -149,3 +151,41 @@ def test_a_large_cache_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "_MOST_BYTES", 0)
     generator.generate([tiny.prompt_ids(5)], **LONG)
     assert not generator._runtime.loop.workspaces._free
+
+
+def _adapted(**options: Any) -> Any:
+    config = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=False, **options)
+    torch.manual_seed(0)
+    return get_peft_model(tiny.new_model("llama", 1), config).eval()
+
+
+def _by_adapter(expert: Any, compile: Any) -> ProxyGenerator:
+    trio = tiny.model("llama", 0), expert, expert.get_base_model()
+    return ProxyGenerator(*trio, tokenizer=tiny.word_tokenizer(), speculation="off", compile=compile)
+
+
+def test_a_pair_pass_keeps_its_recordings(counted: Counter[str]) -> None:
+    """It holds one adapter for good, so the next batch finds what base and pair have recorded."""
+    expert = _adapted()
+    prompts = [tiny.prompt_ids(5, seed=1)]
+    wanted = tokens(_by_adapter(expert, "off").generate(prompts, **LONG))
+    pair = _by_adapter(expert, "auto")
+    for _ in range(3):
+        assert tokens(pair.generate(prompts, **LONG)) == wanted
+        assert counted["recorded"] == 2
+
+
+def test_an_adapter_that_changes_between_batches(counted: Counter[str]) -> None:
+    """Through peft's own layers an adapter can be scaled behind the weights: nothing of it is kept."""
+    expert = _adapted(use_dora=True)
+    prompts = [tiny.prompt_ids(5, seed=1)]
+    generator = _by_adapter(expert, "auto")
+    found = []
+    for scale in (1.0, 40.0):
+        for module in expert.modules():
+            if isinstance(module, LoraLayer):
+                module.scaling["default"] = scale
+        found.append(tokens(generator.generate(prompts, **LONG)))
+        assert found[-1] == tokens(_by_adapter(expert, "off").generate(prompts, **LONG))
+    assert found[0] != found[1]
+    assert counted["recorded"] == 1 + 2 + 2
