@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
+
 from proxytune.completion import Request
 from proxytune.errors import OptionError, RuntimeUnsupportedError
 from proxytune.hf.batching import alpha_of
@@ -66,7 +68,7 @@ class LoopDecoder:
         # What "auto" does depends on the clock, and log-probabilities on it in their last digit: those are to repeat.
         is_exact = options.logprobs is not None and self.controller.is_automatic
         controller = Controller("off") if is_exact else self.controller
-        has_hooks = any(map(_has_hooks, self._roles))
+        has_hooks = any(map(_has_hooks, self._roles)) or bool(_global_forward_hooks or _global_forward_pre_hooks)
         is_static = self.is_static and options.logprobs is None and not options.stats and not has_hooks
         device = self.model.device
         started = time.perf_counter()

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import torch
+
 from proxytune.hf.decoding.replays import Replays
 from proxytune.hf.decoding.slots import SlotCache
 
@@ -64,5 +66,7 @@ class Workspaces:
 
 
 def _state(model: Any) -> Hashable:
-    """Return what tells whether recordings of a model hold: where its weights lie, and whether it trains."""
-    return model.training, tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
+    """Return what tells whether recordings of a model hold: its weights' places, and what torch does with operators."""
+    weights = tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
+    casting = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+    return model.training, weights, casting, torch.is_inference_mode_enabled()

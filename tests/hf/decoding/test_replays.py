@@ -103,6 +103,28 @@ def test_hooks_are_called(counted: Counter[str]) -> None:
     assert counted["replayed"] > before
 
 
+def test_hooks_on_every_module(counted: Counter[str]) -> None:
+    """Those that torch calls for all modules count, too."""
+    generator = tiny.generator(speculation="off")
+    with torch.nn.modules.module.register_module_forward_hook(lambda *_: None):
+        generator.generate([tiny.prompt_ids(5)], **LONG)
+    assert not counted
+
+
+def test_modes_of_torch_between_batches() -> None:
+    """What was recorded in inference mode, or with autocast, is not replayed without, nor the other way round."""
+    generator, fresh = tiny.generator(speculation="off"), tiny.generator(speculation="off", compile="off")
+    prompts = [tiny.prompt_ids(5)]
+    wanted = tokens(fresh.generate(prompts, **LONG))
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            assert tokens(generator.generate(prompts, **LONG)) == wanted
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = tokens(fresh.generate(prompts, **LONG))
+        assert tokens(generator.generate(prompts, **LONG)) == rough
+    assert tokens(generator.generate(prompts, **LONG)) == wanted
+
+
 def test_many_tokens_run_as_they_are(counted: Counter[str]) -> None:
     """Seventeen tokens in a forward are not recorded: Python's share is small, and the memory would not be."""
     prompts = [tiny.prompt_ids(5, seed=seed) for seed in range(17)]
