@@ -99,15 +99,15 @@ class Ensemble:
         """Seen share of such a base's probability in the last step, per row and place; None for a base here."""
         return None if self._remote is None else self._remote.masses
 
-    def read_prompts(self, room: int) -> Tensor:
-        """Read every role's prompt and return the combined logits `[B, 1, V]`; `room`: columns for the answer."""
+    def read_prompts(self, room: int, longest: int = 0) -> Tensor:
+        """Read every role's prompt and return the combined logits `[B, 1, V]`; `room`, `longest`: as in a pass."""
         found: dict[int, Tensor] = {}
         if self._remote is not None:
             with self._stopwatch.of(self._remote.name):
                 self._remote.begin_prompts()
         for member in self._all_passes():
             with self._stopwatch.of(member.name):
-                found |= member.read_prompts(room)
+                found |= member.read_prompts(room, longest)
         return self._combined(found | self._gathered())
 
     def begin(self, token_ids: Tensor, reading: Reading) -> None:

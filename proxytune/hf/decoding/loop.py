@@ -88,7 +88,7 @@ class Decoding:
         """Decode until every row has ended."""
         state = self.cycle.state
         self.cycle.choice.prepare(self.answers.counts, 1)
-        logits = self.cycle.ensemble.read_prompts(_ROOM)
+        logits = self.cycle.ensemble.read_prompts(_ROOM, max(self.limits))
         outcome = state.take(self.cycle.choice, logits, state.pending[:, :0])
         self._store(outcome.tolist(), 1, self._logprobs(logits, outcome))
         self._is_prompt = False

@@ -11,12 +11,13 @@ from torch.nn.functional import pad
 
 from proxytune.hf.decoding.linear import onednn_linear
 from proxytune.hf.decoding.masks import LayerKinds
-from proxytune.hf.decoding.replays import Replays
+from proxytune.hf.decoding.replays import MOST_TOKENS, Replays
 from proxytune.hf.decoding.slots import Placement, SlotCache, flat_slots
 from proxytune.hf.decoding.workspace import Workspace, Workspaces
 from proxytune.hf.role import RoleModel
 
 _ALIGNED = 8  # columns: what CUDA's kernels want of a mask
+_MOST_ROOM, _MAX_PADDING = 1024, 16  # columns for an answer from the start, and for drafts behind its end
 _BUCKET = 128  # columns: what recorded forwards round up to, as one holds for one number of them
 
 
@@ -77,17 +78,21 @@ class Pass:
         """Its roles' names, joined."""
         return "+".join(role.name for role in self.roles)
 
-    def read_prompts(self, room: int) -> dict[int, Tensor]:
+    def read_prompts(self, room: int, longest: int = 0) -> dict[int, Tensor]:
         """Read all prompts and return, per place, the logits `[B, 1, V]` behind them.
 
         Short rows are padded on the right: what stands there is written over before any query sees it.
 
         Args:
             room: Columns to have ready behind the longest prompt.
+            longest: Most tokens of an answer. On a CPU, where columns cost nothing before they are used, so many are
+                ready at once: recordings end where the cache moves.
         """
         rows = [row for prompt in self._prompts for row in prompt.rows]
         width = max(len(row) for row in rows)
         ids = torch.tensor([list(row) + [0] * (width - len(row)) for row in rows], device=self.device)
+        if self._workspaces is not None and len(rows) <= MOST_TOKENS:
+            room = max(room, min(longest + _MAX_PADDING, _MOST_ROOM))
         self._workspace = self._new_workspace(len(rows), width + room)
         self._required_cache().aim(Placement(rows=slice(0, len(rows)), bound=width, start=0))
         lasts = sorted({len(row) - 1 for row in rows})
@@ -123,7 +128,7 @@ class Pass:
         else:
             # Even widths alone, so that there is less to record. What a row reads beyond is written over.
             ids = pad(ids, (0, width % 2 if width > 1 else 0))
-            bound = self._bound(which, farthest, ids.shape[1], _BUCKET)
+            bound = self._bound(which, farthest, ids.shape[1], _BUCKET, is_doubled=width > 1)
             forward = partial(self._forward, which=which, bound=bound)
             logits = replays.run((which.start, which.stop, ids.shape[1], bound), forward, ids, first)[:, :width]
         return self._by_place(logits, which)
@@ -191,10 +196,10 @@ class Pass:
             logits: Tensor = self.roles[which.start].logits(arguments, **keep)
         return logits
 
-    def _bound(self, which: slice, farthest: Sequence[int], width: int, step: int) -> int:
-        """Return how many columns a forward reads, a multiple of `step` or all, and have them.
+    def _bound(self, which: slice, farthest: Sequence[int], width: int, step: int, *, is_doubled: bool = False) -> int:
+        """Return how many columns a forward reads: all, or a multiple of `step`, and have them.
 
-        `farthest`: how many tokens of its answer each row has read before.
+        `farthest`: how many tokens of its answer each row has read before. `is_doubled`: a power of two times `step`.
         """
         workspace = self._required_workspace()
         if self._is_pinned:
@@ -202,7 +207,10 @@ class Pass:
         ends = [length + offset for role in self._lengths[which] for length, offset in zip(role, farthest, strict=True)]
         end = max(ends) + width
         workspace.require(end)
-        return min(-(-end // step) * step, workspace.cache.capacity)
+        num_steps = -(-end // step)
+        if is_doubled:
+            num_steps = 1 << (num_steps - 1).bit_length()
+        return min(num_steps * step, workspace.cache.capacity)
 
     def _embedded(self, positions: Tensor) -> Tensor:
         """Return positions inside the context: drafts behind a row's last token have none, and count for nothing."""

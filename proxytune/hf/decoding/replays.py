@@ -10,7 +10,7 @@ from proxytune.hf.decoding.recording import Recording, UnrecordableError
 
 # Tokens in one forward: a recording keeps all that its kernels write, some 10 MB per token in a model of 7B parameters,
 # and with more tokens the kernels are what takes the time.
-_MOST_TOKENS = 16
+MOST_TOKENS = 16
 _MOST_RECORDINGS = 24  # drafting has a few widths, and a growing answer leaves numbers of columns behind
 
 # Times that a shape runs as it is before it is recorded, which costs what three or four replays save: every answer
@@ -42,7 +42,7 @@ class Replays:
 
     def takes(self, num_tokens: int) -> bool:
         """Return whether a forward over so many tokens of all rows is worth recording, and can be."""
-        return num_tokens <= _MOST_TOKENS and not self._is_off
+        return num_tokens <= MOST_TOKENS and not self._is_off
 
     def run(self, key: Hashable, forward: Forward, ids: Tensor, first: Tensor) -> Tensor:
         """Return what `forward(ids, first)` does.
