@@ -77,6 +77,6 @@ class Cycle:
 
 
 def _probabilities(logits: Tensor, token: Tensor) -> list[float]:
-    """Return, per row, what `logits` `[B, 1, V]` give `token` `[B, 1]`; the host waits for it."""
-    found: list[float] = logits[:, 0].float().softmax(-1).gather(-1, token)[:, 0].tolist()
+    """Return, per row, what `logits` `[B, 1, V]` give `token` `[B, 1]`, 0 if NaN; the host waits for it."""
+    found: list[float] = logits[:, 0].float().softmax(-1).gather(-1, token)[:, 0].nan_to_num(0.0).tolist()
     return found
