@@ -2,52 +2,67 @@
 
 A small model's token costs more in Python, views and allocations than in kernels: 14 ms at 8 layers of width 512 on two
 cores of an AMD EPYC, 9 when replayed, of which linear layers take 6. As in a CUDA graph every kernel works on fixed
-addresses: it writes where it wrote when it was recorded. So views hold and need not be made again, nothing is
-allocated, and constants are there already. The kernels are the same, so the results are, bit for bit. Nothing is
-compiled: recording takes between one and two forwards more.
+addresses. So views hold and need not be made again, nothing is allocated, and constants are there already. The kernels
+are the same, so the results are, bit for bit. Nothing is compiled: recording takes between one and two forwards more.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_UNREPEATABLE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-_PLAIN = (Tensor, torch.nn.Parameter)
-# Entries of torch that take what the operators of their name take, in half the time.
-_DIRECT = {
-    name: getattr(torch, name)
-    for name in ("add", "cat", "cos", "div", "mean", "mul", "neg", "pow", "rsqrt", "sin", "sub")
-}
+from proxytune.hf.decoding.arena import Arena, Mover
+from proxytune.hf.decoding.operators import Call, memory, out_variant
+
+_Kernel = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]
 
 
-class UnrecordableError(Exception):
-    """A forward that replaying would not repeat: its kernels depend on values, draw, or work on special tensors."""
+class Recording:
+    """What a function did to some tensors, to be done again to their later contents.
+
+    Attributes:
+        num_kernels: How many operators a replay runs.
+        num_operators: How many ran when it was recorded.
+    """
+
+    def __init__(self, kernels: Sequence[_Kernel], result: Tensor, num_operators: int) -> None:
+        """`result` is what the kernels, run in this order, fill last."""
+        self._kernels = kernels
+        self._result = result
+        self.num_kernels = len(kernels)
+        self.num_operators = num_operators
+
+    def replay(self) -> Tensor:
+        """Do it again and return the result, in a tensor of its own."""
+        for kernel, args, kwargs in self._kernels:
+            kernel(*args, **kwargs)
+        return self._result.clone()
 
 
-@dataclass
-class _Call:
-    """One operator: what it was called with, and the memory that it works on."""
+def record(run: Callable[[], Tensor], inputs: Sequence[Tensor], arena: Arena) -> tuple[Recording, Tensor]:
+    """Run a function once; return what replays it, and its result.
 
-    operator: Any
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    result: Any
+    Args:
+        run: Must do the same whatever the inputs hold, and read nothing else that changes but what itself changes in
+            place. Of what it makes nobody may keep anything but its result.
+        inputs: What will hold other values at the next replay.
+        arena: Where intermediate results go. Recordings share it that never run at the same time.
 
-    def __post_init__(self) -> None:
-        inputs = [*_tensors(self.args), *_tensors(self.kwargs.values())]
-        self.outputs = list(_tensors((self.result,)))
-        _require_repeatable(self.operator, self.args, self.kwargs, [*inputs, *self.outputs])
-        places = _written_places(self.operator)
-        written = [self.args[place] if place < len(self.args) else self.kwargs[name] for place, name in places]
-        self.read = set(map(_storage, inputs))
-        self.written = set(map(_storage, _tensors(written)))
-        # None for a view.
-        self.made = set(map(_storage, self.outputs)) - self.read
+    Raises:
+        UnrecordableError: A replay would not repeat it. What it has changed in place is changed.
+    """
+    with _uncollected():
+        with _Recorder() as recorder:
+            result = run()
+        calls = [Call(*call) for call in recorder.calls]
+        needed = _needed(_varying(calls, inputs), result)
+        movable = {name for call in calls if call.is_empty for name in call.made}.union(*(call.made for call in needed))
+        move = arena.mover(needed, result, movable)
+        return Recording([_kernel(call, move) for call in needed], move(result), len(calls)), result
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -66,55 +81,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-class Recording:
-    """What a function did to some tensors, to be done again to their later contents.
-
-    Attributes:
-        num_kernels: How many operators a replay runs.
-        num_operators: How many ran when it was recorded.
-    """
-
-    def __init__(self, run: Callable[[], Tensor], inputs: Sequence[Tensor]) -> None:
-        """Run a function once and record it.
-
-        Args:
-            run: Must do the same whatever the inputs hold, and read nothing else that changes but what itself changes
-                in place.
-            inputs: What will hold other values at the next replay.
-
-        Raises:
-            UnrecordableError: A replay would not repeat it. What it has changed in place is changed.
-        """
-        with _Recorder() as recorder:
-            self._result = run()
-        self.num_operators = len(recorder.calls)
-        calls = _needed(_varying([_Call(*call) for call in recorder.calls], inputs), self._result)
-        self._kernels = [_kernel(call) for call in calls]
-        self.num_kernels = len(self._kernels)
-
-    def replay(self) -> Tensor:
-        """Do it again and return the result, in a tensor of its own."""
-        for kernel, args, kwargs in self._kernels:
-            kernel(*args, **kwargs)
-        return self.result()
-
-    def result(self) -> Tensor:
-        """Return the latest result, in a tensor of its own."""
-        return self._result.clone()
-
-
-def _varying(calls: Sequence[_Call], inputs: Sequence[Tensor]) -> list[_Call]:
+def _varying(calls: Sequence[Call], inputs: Sequence[Tensor]) -> list[Call]:
     """Return the calls whose results may differ from replay to replay; views are left out, they hold.
 
     What comes from outside, weights too, may have changed. Only what is made from nothing, like a range, is a constant.
     """
-    changed = set(map(_storage, inputs)).union(*(call.written for call in calls))
+    changed = set(map(memory, inputs)).union(*(call.written for call in calls))
     constant: set[int] = set()
     found = []
     for call in calls:
         if call.written:
             found.append(call)
-        elif call.made and not _is_empty(call.operator):
+        elif call.made and not call.is_empty:
             # What starts as a constant and is changed later must be that constant again.
             if call.read <= constant and call.made.isdisjoint(changed):
                 constant |= call.made
@@ -123,11 +101,11 @@ def _varying(calls: Sequence[_Call], inputs: Sequence[Tensor]) -> list[_Call]:
     return found
 
 
-def _needed(calls: Sequence[_Call], result: Tensor) -> list[_Call]:
+def _needed(calls: Sequence[Call], result: Tensor) -> list[Call]:
     """Return the calls that the result, or anything from outside that is changed in place, depends on."""
-    own = {storage for call in calls for storage in call.made}
-    needed = {_storage(result)}
-    found: list[_Call] = []
+    own = {name for call in calls for name in call.made}
+    needed = {memory(result)}
+    found: list[Call] = []
     for call in reversed(calls):
         if call.made & needed or call.written & needed or call.written - own:
             needed |= call.read
@@ -135,20 +113,20 @@ def _needed(calls: Sequence[_Call], result: Tensor) -> list[_Call]:
     return found[::-1]
 
 
-def _kernel(call: _Call) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
-    """Return a function that does a call again, into the tensors that it made, and its arguments."""
-    operator, args, kwargs = call.operator, call.args, call.kwargs
+def _kernel(call: Call, move: Mover) -> _Kernel:
+    """Return a function that does a call again, into the tensors that it made, and its arguments; in the arena all."""
+    operator, args = call.operator, move(call.args)
+    kwargs = {name: move(value) for name, value in call.kwargs.items()}
     if call.written:
         return operator, args, kwargs
+    result = move(call.result)
     if operator is torch.ops.aten._to_copy.default:
-        return call.result.copy_, (args[0],), {}
-    variant = _out_variant(operator)
+        return result.copy_, (args[0],), {}
+    variant = out_variant(operator)
     if variant is not None:
         into, names = variant
-        return into, args, {**kwargs, **dict(zip(names, call.outputs, strict=True))}
-    if isinstance(call.result, Tensor):
-        return _copying(operator, call.result), args, kwargs
-    return _copying_all(operator, call.result), args, kwargs
+        return into, args, {**kwargs, **dict(zip(names, move(call.outputs), strict=True))}
+    return _copying(operator, result) if isinstance(result, Tensor) else _copying_all(operator, result), args, kwargs
 
 
 def _copying(operator: Any, target: Tensor) -> Callable[..., None]:
@@ -169,73 +147,13 @@ def _copying_all(operator: Any, targets: Sequence[Any]) -> Callable[..., None]:
     return run
 
 
-@cache
-def _out_variant(operator: Any) -> tuple[Callable[..., Any], tuple[str, ...]] | None:
-    """Return what writes an operator's results into tensors that are there, and the names of those; None if nothing."""
-    wanted = [(argument.name, str(argument.type)) for argument in operator._schema.arguments]
-    packet = operator.overloadpacket
-    for overload in packet.overloads():
-        variant = getattr(packet, overload)
-        arguments = variant._schema.arguments
-        names = tuple(argument.name for argument in arguments if argument.is_out)
-        if names and [(one.name, str(one.type)) for one in arguments if not one.is_out] == wanted:
-            name = variant._schema.name.removeprefix("aten::")
-            return (_DIRECT[name] if names == ("out",) and name in _DIRECT else variant), names
-    return None
-
-
-@cache
-def _written_places(operator: Any) -> tuple[tuple[int, str], ...]:
-    """Return place and name of the arguments that an operator changes."""
-    arguments = enumerate(operator._schema.arguments)
-    return tuple(
-        (place, one.name) for place, one in arguments if one.alias_info is not None and one.alias_info.is_write
-    )
-
-
-def _require_repeatable(
-    operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
-) -> None:
-    needs_values, draws = _hazards(operator)
-    if needs_values:
-        raise UnrecordableError(f"{operator} depends on the values of its inputs.")
-    # Attention draws only where it drops out.
-    if draws and _argument(operator, args, kwargs, "dropout_p") != 0.0:
-        raise UnrecordableError(f"{operator} draws at random.")
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN or not tensor.is_cpu:
-            raise UnrecordableError(f"{operator} works on a {type(tensor).__name__} on {tensor.device}.")
-
-
-@cache
-def _hazards(operator: Any) -> tuple[bool, bool]:
-    """Return whether what an operator does depends on values, and whether it draws at random."""
-    tags = set(operator.tags)
-    return bool(tags & _UNREPEATABLE), torch.Tag.nondeterministic_seeded in tags
-
-
-def _argument(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], wanted: str) -> Any:
-    """Return the argument of a name as a call gave it, its default where it did not; None where there is none."""
-    for place, argument in enumerate(operator._schema.arguments):
-        if argument.name == wanted:
-            return args[place] if place < len(args) else kwargs.get(wanted, argument.default_value)
-    return None
-
-
-@cache
-def _is_empty(operator: Any) -> bool:
-    """Return whether an operator makes memory without contents."""
-    return "empty" in operator._schema.name
-
-
-def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-def _storage(tensor: Tensor) -> int:
-    """Return what identifies the memory of a tensor, while it lives."""
-    return int(tensor.untyped_storage()._cdata)
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python's search for cycles out: among all that is noted, and forgotten, it would find none, in 0.4 s."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

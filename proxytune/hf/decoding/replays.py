@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from proxytune.hf.decoding.recording import Recording, UnrecordableError
+from proxytune.hf.decoding.arena import Arena
+from proxytune.hf.decoding.operators import UnrecordableError
+from proxytune.hf.decoding.recording import Recording, record
 
-# Tokens in one forward: a recording keeps all that its kernels write, some 10 MB per token in a model of 7B parameters,
-# and with more tokens the kernels are what takes the time.
-MOST_TOKENS = 16
-_MOST_RECORDINGS = 24  # drafting has a few widths, and a growing answer leaves numbers of columns behind
+MOST_TOKENS = 16  # in one forward: with more, the kernels are what takes the time
+_MOST_RECORDINGS = 64  # drafting has a few widths, and a growing answer some numbers of columns
 
-# Times that a shape runs as it is before it is recorded, which costs what three or four replays save: every answer
-# reads many single tokens, the widths of drafts come now and then.
-_PATIENCE_OF_ONE, _PATIENCE = 1, 3
+# Times that a shape runs as it is before it is recorded, which costs what two or three replays save. A batch gets
+# smaller as it goes on and may not come back to a shape; a single row does.
+_PATIENCE_OF_ONE_ROW, _PATIENCE = 0, 2
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,12 +31,13 @@ class _Prepared:
 class Replays:
     """Runs forwards over one cache, of token ids and the positions of their first: by replaying what was recorded.
 
-    Shapes are recorded when they have come some times.
+    A shape of several rows is recorded when it has come some times.
     """
 
     def __init__(self) -> None:
         self._num_seen: Counter[Hashable] = Counter()
         self._prepared: dict[Hashable, _Prepared] = {}
+        self._arena = Arena()
         self._is_off = False
         self._is_cold = False
 
@@ -53,25 +54,26 @@ class Replays:
             ids: Token ids.
             first: Positions.
         """
-        prepared = self._prepared.get(key)
+        prepared = self._prepared.pop(key, None)
         if prepared is not None:
+            self._prepared[key] = prepared  # as the latest that was used
             for target, value in zip(prepared.inputs, (ids, first), strict=True):
                 target.copy_(value)
             return prepared.recording.replay()
         self._num_seen[key] += 1
-        if self._num_seen[key] <= (_PATIENCE_OF_ONE if ids.shape[1] == 1 else _PATIENCE):
+        if self._num_seen[key] <= (_PATIENCE_OF_ONE_ROW if len(ids) == 1 else _PATIENCE):
             return forward(ids, first)
         self._is_cold = True
         inputs = ids.clone(), first.clone()
         try:
-            recording = Recording(lambda: forward(*inputs), inputs)
+            recording, result = record(lambda: forward(*inputs), inputs, self._arena)
         except UnrecordableError:
             self._is_off, self._is_cold = True, False
             return forward(ids, first)
         while len(self._prepared) >= _MOST_RECORDINGS:
             del self._prepared[next(iter(self._prepared))]
         self._prepared[key] = _Prepared(inputs, recording)
-        return recording.result()
+        return result
 
     def take_cold(self) -> bool:
         """Return whether anything was recorded since the last call of this."""

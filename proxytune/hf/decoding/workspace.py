@@ -11,8 +11,8 @@ import torch
 from proxytune.hf.decoding.replays import Replays
 from proxytune.hf.decoding.slots import SlotCache
 
-# Bytes that a cache may hold which is kept: so many, or this share of its model's.
-_MOST_BYTES, _MOST_OF_WEIGHTS = 64 * 2**20, 1 / 16
+# Bytes of a model's caches that are kept: so many, or this share of its weights'.
+_MOST_BYTES, _MOST_OF_WEIGHTS = 64 * 2**20, 1 / 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Workspaces:
     Recordings read the weights where they lie. A model whose weights have moved since gets a new workspace.
     """
 
-    _free: dict[Hashable, tuple[Hashable, Workspace]] = field(default_factory=dict)
+    _free: dict[tuple[int, int], tuple[Hashable, Workspace]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, model: Any, num_rows: int, capacity: int) -> Workspace:
@@ -58,11 +58,18 @@ class Workspaces:
         return found
 
     def give(self, model: Any, num_rows: int, workspace: Workspace) -> None:
-        """Take a workspace back whose batch is over, unless its cache is too large to lie about."""
-        num_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-        if workspace.cache.num_bytes <= max(_MOST_BYTES, num_bytes * _MOST_OF_WEIGHTS):
-            with self._lock:
-                self._free[id(model), num_rows] = _state(model), workspace
+        """Take a workspace back whose batch is over; what was used longest ago goes where there is no room for all."""
+        weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        room = max(_MOST_BYTES, weights * _MOST_OF_WEIGHTS) - workspace.cache.num_bytes
+        if room < 0:
+            return
+        with self._lock:
+            self._free.pop((id(model), num_rows), None)
+            for name in reversed([name for name in self._free if name[0] == id(model)]):
+                room -= self._free[name][1].cache.num_bytes
+                if room < 0:
+                    del self._free[name]
+            self._free[id(model), num_rows] = _state(model), workspace
 
 
 def _state(model: Any) -> Hashable:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from proxytune.hf.decoding.recording import Recording, UnrecordableError
+from proxytune.hf.decoding.arena import Arena
+from proxytune.hf.decoding.operators import UnrecordableError
+from proxytune.hf.decoding.recording import record
 
 WEIGHT = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
 
@@ -30,8 +32,7 @@ def _layer(states: Tensor) -> Tensor:
 def test_a_replay_does_the_same_bit_for_bit() -> None:
     """It gives what the function gives for the inputs' new contents, in memory of its own each time."""
     states = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
-    recording = Recording(lambda: _layer(states), [states])
-    first = recording.result()
+    recording, first = record(lambda: _layer(states), [states], Arena())
     assert torch.equal(first, _layer(states))
     kept = first.clone()
     for seed in range(3):
@@ -51,7 +52,7 @@ def test_what_is_outside_is_read_and_written_anew() -> None:
         total[0].add_(step * (weight + 1))
         return total[0] * 2
 
-    recording = Recording(run, [step])
+    recording, _ = record(run, [step], Arena())
     assert total[0].tolist() == [2, 2, 2]
     step.fill_(10)
     assert recording.replay().tolist() == [44, 44, 44]
@@ -69,7 +70,7 @@ def test_what_nothing_depends_on_is_not_run() -> None:
         states.exp().log()
         return states + 1
 
-    assert Recording(run, [states]).num_kernels == 1
+    assert record(run, [states], Arena())[0].num_kernels == 1
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_what_a_replay_would_not_repeat(run: Callable[[Tensor], Tensor], reason:
     """Such a function is refused, with what it is that cannot be repeated."""
     states = torch.ones(4)
     with torch.no_grad(), pytest.raises(UnrecordableError, match=reason):
-        Recording(lambda: run(states), [states])
+        record(lambda: run(states), [states], Arena())
 
 
 class _Own(Tensor):

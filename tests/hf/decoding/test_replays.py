@@ -1,7 +1,6 @@
 """Recorded forwards in the loop, and the workspaces that batches leave to each other."""
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,9 @@ from peft.tuners.lora import LoraLayer
 
 from proxytune import ProxyGenerator
 from proxytune.hf.decoding import replays
-from proxytune.hf.decoding.recording import Recording, UnrecordableError
+from proxytune.hf.decoding import workspace as workspaces
+from proxytune.hf.decoding.operators import UnrecordableError
+from proxytune.hf.decoding.recording import Recording, record
 from tests import tiny
 from tests.hf.decoding.rigs import FORMATS, scripted, tokens
 
@@ -24,16 +25,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count recordings and replays."""
     counts: Counter[str] = Counter()
 
-    class Counting(Recording):
-        def __init__(self, *args: Any) -> None:
-            counts["recorded"] += 1
-            super().__init__(*args)
+    def counting(*args: Any) -> tuple[Recording, torch.Tensor]:
+        counts["recorded"] += 1
+        return record(*args)
 
-        def replay(self) -> torch.Tensor:
-            counts["replayed"] += 1
-            return super().replay()
+    def replay(recording: Recording) -> torch.Tensor:
+        counts["replayed"] += 1
+        return original(recording)
 
-    monkeypatch.setattr(replays, "Recording", Counting)
+    original = Recording.replay
+    monkeypatch.setattr(replays, "record", counting)
+    monkeypatch.setattr(Recording, "replay", replay)
     return counts
 
 
@@ -141,7 +143,7 @@ def test_an_unrecordable_forward_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) 
         tried.append(1)
         raise UnrecordableError("it rolls dice.")
 
-    monkeypatch.setattr(replays, "Recording", refuse)
+    monkeypatch.setattr(replays, "record", refuse)
     generator = tiny.generator(speculation="off")
     for _ in range(2):
         assert tokens(generator.generate([tiny.prompt_ids(5)], **LONG)) == tokens(wanted)
@@ -160,19 +162,25 @@ def test_broken_numbers_do_not_outlive_their_batch() -> None:
     assert tokens(generator.generate([tiny.prompt_ids(5)], **LONG)) == wanted
 
 
-def test_a_large_cache_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond a sixteenth of the weights, and 64 MiB, the cache goes with its batch."""
-    from proxytune.hf.decoding import workspace
-
+def test_large_caches_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond an eighth of the weights, and 64 MiB, a cache goes with its batch; what was used last stays longest."""
     generator = tiny.generator(speculation="off")
-    generator.generate([tiny.prompt_ids(5)], **LONG)
-    assert len(generator._runtime.loop.workspaces._free) == 3
-    generator._runtime = replace(
-        generator._runtime, loop=replace(generator._runtime.loop, workspaces=workspace.Workspaces())
-    )
-    monkeypatch.setattr(workspace, "_MOST_BYTES", 0)
-    generator.generate([tiny.prompt_ids(5)], **LONG)
-    assert not generator._runtime.loop.workspaces._free
+    free = generator._runtime.loop.workspaces._free
+    base = id(generator._runtime.loop.model.roles[0].model)
+
+    def kept(*batches: int) -> list[int]:
+        for rows in batches:
+            prompts = [tiny.prompt_ids(5, seed=seed) for seed in range(rows)]
+            generator.generate(prompts, batch_size=rows, **LONG)
+        return [rows for model, rows in free if model == base]
+
+    assert kept(1, 3, 2) == [1, 3, 2]
+    monkeypatch.setattr(workspaces, "_MOST_BYTES", sum(free[base, rows][1].cache.num_bytes for rows in (1, 2)))
+    monkeypatch.setattr(workspaces, "_MOST_OF_WEIGHTS", 0.0)
+    assert kept(1) == [2, 1]
+    assert kept(3) == [3]
+    monkeypatch.setattr(workspaces, "_MOST_BYTES", 0)
+    assert kept(3, 1) == []
 
 
 def _adapted(**options: Any) -> Any:
