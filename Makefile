@@ -11,7 +11,7 @@ demo: $(SETUP)
 	$(BIN)/proxytune demo
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 check: $(SETUP)
 	$(BIN)/ruff check $(PACKAGES)

@@ -21,7 +21,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 transformers.utils.logging.disable_progress_bar()
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+_TOGETHER = ("tests/serve/", "tests/remote/test_vllm_")  # their servers take half a minute to start
 _LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.hookimpl(trylast=True)  # when the folders have set their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what starts engines: it takes longest."""
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker, and to the same one the files that share a server."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return next((together for together in _TOGETHER if path.startswith(together)), path)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

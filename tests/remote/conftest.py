@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def vllm_completions_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`base_url` of vLLM's own server over the trio's base, as model "base", in float32 and with all log-probabilities.
 
-    One engine per worker: a file that uses it should hold all that its subject needs.
+    The tests that use it run in one worker.
     """
     settings = {
         "--model": str(trio_path() / "base"),
