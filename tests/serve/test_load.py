@@ -28,8 +28,7 @@ def test_64_at_once_are_each_alone(server: Server) -> None:
 
 def test_leaving_frees_the_slot(server: Server) -> None:
     """A client that leaves in the middle of a stream ends its request in the engine."""
-    # 16 answers as long as the context, so that it is not over before anybody looks.
-    body = {"prompt": QUESTION.format(1), "n": 16, "max_tokens": 230, "ignore_eos": True, "stream": True}
+    body = {"prompt": QUESTION.format(1), "max_tokens": 200, "temperature": 0, "ignore_eos": True, "stream": True}
     for _ in range(3):
         with httpx.stream(
             "POST", server.url + "/v1/completions", json=body, headers=server.headers, timeout=60
@@ -37,7 +36,7 @@ def test_leaving_frees_the_slot(server: Server) -> None:
             assert response.status_code == 200
             lines = response.iter_lines()
             next(lines)
-            assert server.num_running() > 0
+            assert server.num_running() == 1
         deadline = time.monotonic() + 30
         while server.num_running() and time.monotonic() < deadline:
             time.sleep(0.05)
