@@ -41,6 +41,25 @@ class RuntimeUnsupportedError(ProxyTuneError, ValueError):
     """Something this runtime cannot do; the text names one that can."""
 
 
+class NonFiniteLogitsError(ProxyTuneError, FloatingPointError):
+    """Logits of a role that are NaN or infinite, so that no token follows from them.
+
+    Attributes:
+        role: Name of the role.
+        row: Number of the prompt in the call, or of the row in a tensor `[B, T]`.
+        position: Position in the role's own sequence, counted from 0, padding left out.
+    """
+
+    def __init__(self, role: str, row: int, position: int) -> None:
+        super().__init__(
+            f"the logits of the {role} are NaN or infinite in row {row} at position {position}: its weights are "
+            "damaged or overflow in their dtype; load it in float32 or bfloat16 (dtype), or get its files again."
+        )
+        self.role = role
+        self.row = row
+        self.position = position
+
+
 class RemoteError(ProxyTuneError, RuntimeError):
     """A request to a base behind an API that failed for good; `status` is that of the last answer, if there was one."""
 

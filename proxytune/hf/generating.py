@@ -11,6 +11,7 @@ from transformers import StoppingCriteriaList
 from proxytune.completion import Request, TokenLogprob
 from proxytune.hf.batching import alpha_of, role_prompts
 from proxytune.hf.decoding.loop import Decoded
+from proxytune.hf.finite import rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.sampling import LogprobRecorder, processors
 from proxytune.hf.stopping import Cancelled, RowLimits, StopTexts
@@ -53,24 +54,25 @@ class GenerateDecoder:
             criteria.append(StopTexts(self.tokenizer, options.stop, prompt_length))
         if cancelled is not None:
             criteria.append(cancelled)
-        ids = self.model.generate(
-            base.input_ids,
-            attention_mask=_mask(base.input_ids, base.attention_mask),
-            role_prompts=prompts,
-            prompt_length=prompt_length,
-            clamp_positions=True,
-            alpha=alpha_of(batch, device),
-            max_new_tokens=max(limits),
-            do_sample=False,
-            num_beams=options.num_beams,
-            num_return_sequences=options.num_return_sequences if options.num_beams > 1 else 1,
-            length_penalty=options.length_penalty if options.num_beams > 1 else None,
-            eos_token_id=None if options.ignore_eos else list(self.eos_token_ids) or None,
-            pad_token_id=self.pad_token_id,
-            logits_processor=chain,
-            stopping_criteria=criteria,
-            streamer=streamer,
-        )
+        with rows_named(batch, options.num_beams):
+            ids = self.model.generate(
+                base.input_ids,
+                attention_mask=_mask(base.input_ids, base.attention_mask),
+                role_prompts=prompts,
+                prompt_length=prompt_length,
+                clamp_positions=True,
+                alpha=alpha_of(batch, device),
+                max_new_tokens=max(limits),
+                do_sample=False,
+                num_beams=options.num_beams,
+                num_return_sequences=options.num_return_sequences if options.num_beams > 1 else 1,
+                length_penalty=options.length_penalty if options.num_beams > 1 else None,
+                eos_token_id=None if options.ignore_eos else list(self.eos_token_ids) or None,
+                pad_token_id=self.pad_token_id,
+                logits_processor=chain,
+                stopping_criteria=criteria,
+                streamer=streamer,
+            )
         sequences = ids[:, prompt_length:].tolist()
         logprobs = (
             None if recorder is None else [_logprobs(recorder, row, found) for row, found in enumerate(sequences)]

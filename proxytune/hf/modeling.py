@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from proxytune.errors import OptionError, RuntimeUnsupportedError, UnknownOptionError
 from proxytune.hf.cache import CompositeCache, new_cache
 from proxytune.hf.configuration import ProxyTunedConfig
+from proxytune.hf.finite import require_finite
 from proxytune.hf.role import Adapted, RoleModel, RolePrompt
 from proxytune.options import check_alpha
 from proxytune.steering import Alpha, steer_all
@@ -227,12 +228,27 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             None if inputs is None else role.logits(inputs, logits_to_keep)[..., :width]
             for role, inputs in zip(self.roles, role_inputs, strict=True)
         ]
+        if not torch.compiler.is_compiling():
+            names = [role.name for role in self.roles]
+            unused = self._unused_rows(alphas, logits[0].shape[0])  # type: ignore[union-attr]
+            require_finite(logits, names, role_inputs, logits_to_keep=logits_to_keep, unused=unused)
         pairs = [
             (logits[expert], logits[anti], alpha)
             for (expert, anti), alpha in zip(self.pair_roles, alphas, strict=True)
             if logits[expert] is not None and logits[anti] is not None
         ]
         return steer_all(logits[0], pairs)  # type: ignore[arg-type]
+
+    def _unused_rows(self, alphas: Sequence[Alpha], num_rows: int) -> Tensor | None:
+        """Return `[roles, B]`, the rows that a role's logits do not change; None where every α is a number."""
+        if not any(isinstance(alpha, Tensor) and alpha.dim() for alpha in alphas):
+            return None
+        unused = torch.ones(len(self.roles), num_rows, dtype=torch.bool, device=self.device)
+        unused[0] = False
+        for places, alpha in zip(self.pair_roles, alphas, strict=True):
+            for place in places:
+                unused[place] &= torch.as_tensor(alpha, device=self.device) == 0
+        return unused
 
     def direct_inputs(
         self,

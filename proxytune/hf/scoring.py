@@ -13,6 +13,7 @@ from torch import Tensor
 from proxytune.completion import Request, Score
 from proxytune.hf.batching import alpha_of, left_pad, role_prompts
 from proxytune.hf.cache import CompositeCache
+from proxytune.hf.finite import rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.role import RolePrompt
 
@@ -70,7 +71,8 @@ def _whole(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id:
     if model.roles[0].is_remote:
         # Every position that a server is asked for costs; those of the prompt say nothing that is wanted.
         inputs[0] = {**(inputs[0] or {}), "num_positions": counts}
-    logits = model(role_inputs=inputs, logits_to_keep=max(counts), alpha=alphas).logits
+    with rows_named(batch):
+        logits = model(role_inputs=inputs, logits_to_keep=max(counts), alpha=alphas).logits
     targets = left_pad([request.continuation_ids for request in batch], 0, logits.device).input_ids
     judged = _judge(logits, targets)
     scores = []
@@ -94,7 +96,8 @@ def _shared(
         for role, length in enumerate(lengths)
     ]
     masks = [_mask_behind(length, rest) for length, rest in zip(lengths, rests, strict=True)]
-    logits = _read(model, cache, [rest.input_ids for rest in rests], masks, alpha_of(owners, device), num_kept=1)
+    with rows_named(owners):
+        logits = _read(model, cache, [rest.input_ids for rest in rests], masks, alpha_of(owners, device), num_kept=1)
     rows = torch.tensor(places, device=logits.device)
     firsts = torch.tensor([request.continuation_ids[:1] for request in batch], device=logits.device)
     first = _judge(logits[rows], firsts)
@@ -146,7 +149,9 @@ def _read_continuations(
     read, targets, is_read = _continuations(members, model.device)
     behind = [torch.cat([mask[owners.to(mask.device)], is_read.to(mask)], dim=1) for mask in masks]
     own = cache.repeated(owners)
-    judged = _judge(_read(model, own, [read] * len(masks), behind, alpha_of(members, model.device)), targets)
+    with rows_named(members):
+        logits = _read(model, own, [read] * len(masks), behind, alpha_of(members, model.device))
+    judged = _judge(logits, targets)
     counts = [len(request.continuation_ids) - 1 for request in members]
     return {
         row: (judged.logprobs[place, :count], judged.is_likeliest[place, :count])
@@ -186,7 +191,8 @@ def _read_beginning(
     alphas = alpha_of(owners, model.device)
     # What is cached does not depend on α; but if any row has one, every role has to have read.
     alpha = [1.0] * alphas.shape[1] if isinstance(alphas, Tensor) else alphas
-    _read(model, cache, begun, [torch.ones_like(ids) for ids in begun], alpha, num_kept=1)
+    with rows_named(owners):
+        _read(model, cache, begun, [torch.ones_like(ids) for ids in begun], alpha, num_kept=1)
     cache.reorder_cache(torch.zeros(len(owners), dtype=torch.long))
     return list(begun)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from proxytune.completion import Request
+from proxytune.hf.finite import require_finite, rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.steering import cross_entropy, kl_divergence, steer_all
 from proxytune.token_text import TokenReader, added_texts
@@ -58,8 +59,10 @@ def _logits(model: ProxyTunedForCausalLM, request: Request, token_ids: Sequence[
             is_first = start == 0 or role.is_remote
             read = (*prompt_ids, *token_ids[: end - 1]) if is_first else token_ids[start - 1 : end - 1]
             inputs = role.inputs(torch.tensor([list(read)], device=role.device), None, None if role.is_remote else view)
-            logits = role.logits(inputs, end - start)[0, :, : model.config.vocab_size]
-            found.append(logits.to(model.device).float())
+            logits = role.logits(inputs, end - start)[..., : model.config.vocab_size]
+            with rows_named([request]):
+                require_finite([logits], [role.name], [inputs], logits_to_keep=end - start)
+            found.append(logits[0].to(model.device).float())
         yield found
 
 
