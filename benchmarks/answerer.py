@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from proxytune import ProxyGenerator
 from proxytune.errors import ContextLengthError, OptionError
+
+if TYPE_CHECKING:
+    from proxytune import ProxyGenerator
 
 
 @dataclass(frozen=True, kw_only=True)

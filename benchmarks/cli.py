@@ -13,7 +13,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from benchmarks import task_command
 from benchmarks.registry import COMMANDS, PROGRAMS, TASKS
 from proxytune.cli.parser import Parser
 from proxytune.cli.stderr import note, quiet_libraries
@@ -46,7 +45,7 @@ def _run(arguments: Sequence[str]) -> int:
         return code
     options, unknown = _parser(name).parse_known_args(arguments)
     if unknown:
-        raise UnknownOptionError(f"unknown option {unknown[0]!r}: see `bench {name} --help`.")
+        raise UnknownOptionError(f"unknown option {unknown[0]!r}: see `proxytune bench {name} --help`.")
     with quiet_libraries(is_debug=options.debug):
         code = options.run(options)
     sys.stdout.flush()
@@ -55,7 +54,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _parser(chosen: str) -> Parser:
     """Return the parser; only the chosen command's module is imported."""
-    parser = Parser(prog="bench", description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = Parser(prog="proxytune bench", description=__doc__.partition("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, entry in {**TASKS, **COMMANDS, **PROGRAMS}.items():
         module = import_module(entry.module) if name == chosen else None
@@ -74,6 +73,8 @@ def _parser(chosen: str) -> Parser:
 
 def _fill(command: Parser, name: str, module: Any) -> None:
     if name in TASKS:
+        from benchmarks import task_command  # it imports torch, and the list of commands need not
+
         task_command.add_arguments(command, module)
         command.set_defaults(run=partial(task_command.run, task=module, name=name))
     else:

@@ -5,7 +5,7 @@ Importing this package is light: torch and transformers are imported when a name
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from neft.config import TrainingConfig
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from neft.noising import NoiseHandle, noise, noise_like, noise_to_signal
     from neft.recording import TrainingResult
     from neft.training import train
+
+    __version__: str
 
 __all__ = [
     "DataError",
@@ -54,6 +56,11 @@ def __getattr__(name: str) -> object:
     Raises:
         AttributeError: the package has no such name.
     """
+    if name == "__version__":
+        try:
+            return metadata.version("proxytune")  # the distribution of both packages
+        except metadata.PackageNotFoundError:
+            return "0+unknown"  # a source tree that is not installed
     if name not in _HOMES:
         raise AttributeError(f"module 'neft' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
+import neft
 from neft.commands import ablate, analyze, inspect, merge, pairs, reward, rl, train
 from neft.errors import InputError, NoiseError
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = dict(vars(_parser().parse_args(arguments)))
         del given["debug"]
         _COMMANDS[given.pop("command")].run(given, is_quiet=given.pop("quiet"))
-    except SystemExit as request:  # --help
+    except SystemExit as request:  # --help and --version
         return int(request.code or 0)
     except (InputError, NoiseError) as error:
         return _fail(f"neft: {error}", code=2, is_debug=is_debug, is_shared=True)
@@ -59,6 +60,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="neft", description="NEFTune fine-tuning.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"neft {neft.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in _COMMANDS.items():
         command = commands.add_parser(name, help=module.HELP, allow_abbrev=False, argument_default=argparse.SUPPRESS)

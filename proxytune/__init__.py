@@ -1,23 +1,27 @@
 """Tune large language models at decode time: `logits = base + α · (expert − anti)`.
 
-Importing this package makes transformers' Auto classes read proxy folders.
+Importing this package makes transformers' Auto classes read proxy folders. It is light: torch and transformers are
+imported when a name that needs them is first used.
 """
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
 
-from proxytune.completion import Completion, Score, Timing, TokenLogprob
+from proxytune import auto_classes
 from proxytune.errors import ProxyTuneError
-from proxytune.generator import ProxyGenerator
-from proxytune.hf.configuration import ProxyTunedConfig
-from proxytune.hf.modeling import ProxyTunedForCausalLM
-from proxytune.options import GenerationOptions
-from proxytune.remote.settings import RemoteSettings
-from proxytune.roles import Pair, Role
-from proxytune.steering import steer
-from proxytune.trace import Trace
 
-AutoConfig.register("proxytune", ProxyTunedConfig, exist_ok=True)
-AutoModelForCausalLM.register(ProxyTunedConfig, ProxyTunedForCausalLM, exist_ok=True)
+if TYPE_CHECKING:
+    from proxytune.completion import Completion, Score, Timing, TokenLogprob
+    from proxytune.generator import ProxyGenerator
+    from proxytune.hf.configuration import ProxyTunedConfig
+    from proxytune.hf.modeling import ProxyTunedForCausalLM
+    from proxytune.options import GenerationOptions
+    from proxytune.remote.settings import RemoteSettings
+    from proxytune.roles import Pair, Role
+    from proxytune.steering import steer
+    from proxytune.trace import Trace
+
+    __version__: str
 
 __all__ = [
     "Completion",
@@ -35,3 +39,42 @@ __all__ = [
     "Trace",
     "steer",
 ]
+
+_MODULES = {
+    "Completion": "proxytune.completion",
+    "GenerationOptions": "proxytune.options",
+    "Pair": "proxytune.roles",
+    "ProxyGenerator": "proxytune.generator",
+    "ProxyTunedConfig": "proxytune.hf.configuration",
+    "ProxyTunedForCausalLM": "proxytune.hf.modeling",
+    "RemoteSettings": "proxytune.remote.settings",
+    "Role": "proxytune.roles",
+    "Score": "proxytune.completion",
+    "Timing": "proxytune.completion",
+    "TokenLogprob": "proxytune.completion",
+    "Trace": "proxytune.trace",
+    "steer": "proxytune.steering",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first use.
+
+    Raises:
+        AttributeError: The package has no such name.
+    """
+    if name == "__version__":
+        try:
+            return metadata.version("proxytune")
+        except metadata.PackageNotFoundError:
+            return "0+unknown"  # a source tree that is not installed
+    if name not in _MODULES:
+        raise AttributeError(f"module 'proxytune' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
+auto_classes.register_on_import()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from proxytune.errors import DependencyError, OptionError, RoleError, RoleNotFoundError, UnknownOptionError
@@ -13,6 +12,7 @@ from proxytune.options import check_alpha
 from proxytune.remote.settings import RemoteSettings, remote_model_name
 
 QUANTIZATIONS = ("4bit", "8bit")
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 _ADAPTER_CONFIG = "adapter_config.json"
 _LOADING = (
     "dtype",
@@ -54,10 +54,8 @@ class Role:
     def __post_init__(self) -> None:
         if isinstance(self.quantization, str) and self.quantization not in QUANTIZATIONS:
             raise OptionError(f"quantization is {self.quantization!r}: it must be one of {', '.join(QUANTIZATIONS)}.")
-        if isinstance(self.dtype, str) and self.dtype != "auto":
-            dtype = getattr(torch, self.dtype, None)
-            if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-                raise OptionError(f"dtype is {self.dtype!r}: it must be float32, float16, bfloat16 or auto.")
+        if isinstance(self.dtype, str) and self.dtype not in _DTYPES:
+            raise OptionError(f"dtype is {self.dtype!r}: it must be float32, float16, bfloat16 or auto.")
         if self.is_remote:
             given = next((name for name in _LOADING if getattr(self, name) not in (None, False, {})), None)
             if given is not None:
@@ -102,6 +100,10 @@ class Role:
     @property
     def is_loaded(self) -> bool:
         """Whether the source is a model rather than the name of one."""
+        if isinstance(self.source, str | Path | RemoteSettings):
+            return False
+        import torch  # only here: naming roles must not wait for it
+
         return isinstance(self.source, torch.nn.Module)
 
     @property
@@ -171,6 +173,7 @@ def load_model(role: Role, name: str) -> Any:
     if role.is_loaded:
         _require_weights_only(_peft_config(role.source), name)
         return role.source.eval()
+    import torch
     from transformers import AutoModelForCausalLM
 
     require_files(role, name)
@@ -269,10 +272,13 @@ def require_files(role: Role, name: str) -> None:
                 f"{name} folder {str(path)!r} has no weights (*.safetensors or *.bin): save the model there first."
             )
         return
-    # A hub id is "name" or "owner/name"; anything else can only have been meant as a folder.
-    looks_local = path.is_absolute() or str(role.source).startswith((".", "~")) or str(role.source).count("/") > 1
-    if looks_local:
+    if looks_local(str(role.source)):
         raise RoleNotFoundError(f"{name} folder {str(role.source)!r} does not exist: check the path.")
+
+
+def looks_local(source: str) -> bool:
+    """Return whether a source is a folder: a hub id is "name" or "owner/name"."""
+    return Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
 
 
 def _remote_settings(source: Any, name: str, base_url: str | None) -> RemoteSettings:
@@ -322,6 +328,8 @@ def _require_base(named: str | None, role: Role, name: str, anti: Role) -> None:
 
 
 def _load_kwargs(role: Role) -> dict[str, Any]:
+    import torch
+
     device_map = role.device_map
     if device_map is None and torch.cuda.is_available():
         device_map = {"": 0}
@@ -341,6 +349,7 @@ def _load_kwargs(role: Role) -> dict[str, Any]:
 def _quantization_config(role: Role) -> Any:
     if not isinstance(role.quantization, str):
         return role.quantization
+    import torch
     from transformers import BitsAndBytesConfig
     from transformers.utils import is_bitsandbytes_available
 
@@ -361,10 +370,12 @@ def _quantization_config(role: Role) -> Any:
 
 def _has_adapter_config(source: str, revision: str | None) -> bool:
     """Return whether a folder or hub id holds an adapter rather than a model."""
-    from transformers.utils.peft_utils import find_adapter_config_file
-
     if Path(source).is_dir():
         return (Path(source) / _ADAPTER_CONFIG).is_file() and not (Path(source) / "config.json").is_file()
+    if looks_local(source):
+        return False
+    from transformers.utils.peft_utils import find_adapter_config_file
+
     try:
         return find_adapter_config_file(source, revision=revision) is not None
     except (OSError, ValueError):

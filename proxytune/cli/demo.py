@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from proxytune.cli.stderr import is_watched
+from proxytune.cli.stderr import is_watched, quiet_progress
 from proxytune.errors import OutputError
 from proxytune.options import check_alpha
 
@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         stream = Path(args.output).open("a", encoding="utf-8") if args.output else None  # noqa: SIM115
     except OSError as error:
         raise OutputError(f"cannot write {args.output!r}: {error.strerror or error}; choose another output.") from error
-    report = demo.run(seed=args.seed, alpha=alpha, progress=sys.stderr if has_progress else None)
+    with quiet_progress():
+        report = demo.run(seed=args.seed, alpha=alpha, progress=sys.stderr if has_progress else None)
     if stream is None:
         report.write(sys.stdout, as_json=args.json)
         return 0

@@ -3,9 +3,9 @@
 import argparse
 import difflib
 from collections.abc import Sequence
-from importlib import metadata
 from typing import NoReturn
 
+import proxytune
 from proxytune.cli import bench, chat, demo, doctor, generate, playground, report, save, score, serve, trace
 from proxytune.errors import OptionError, UnknownOptionError
 
@@ -46,7 +46,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         epilog="`proxytune COMMAND --help` shows a command's options, with an example.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"proxytune {_version()}")
+    parser.add_argument("--version", action="version", version=f"proxytune {proxytune.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     found = {}
     for module in _COMMANDS:
@@ -72,10 +72,3 @@ def _unknown_text(option: str, command: Parser) -> str:
     near = difflib.get_close_matches(option.partition("=")[0], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"see `{command.prog} --help`."
     return f"unknown option {option!r}: {hint}"
-
-
-def _version() -> str:
-    try:
-        return metadata.version("proxytune")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

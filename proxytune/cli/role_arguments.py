@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxytune.cli.hub import require_available
 from proxytune.cli.remote_arguments import add_remote_arguments, with_remote_settings
 from proxytune.cli.runtime_arguments import add_runtime_arguments, engine_options
-from proxytune.cli.stderr import is_watched, note, starting_engine
+from proxytune.cli.stderr import is_watched, note, quiet_progress, starting_engine
 from proxytune.errors import OptionError, ProxyTuneError, RoleError
 from proxytune.options import check_alpha
 from proxytune.prompts import TEMPLATES, PromptFormat
@@ -66,7 +67,7 @@ class RoleChoice:
 
         is_engine = self.runtime != "hf"
         options = {"use_tqdm_on_load": is_watched(), **self.engine_options} if is_engine else self.engine_options
-        with starting_engine(is_debug=self.is_debug) if is_engine else nullcontext():
+        with quiet_progress(), starting_engine(is_debug=self.is_debug) if is_engine else nullcontext():
             generator = ProxyGenerator(
                 base=self.base,
                 pairs=self.pairs,
@@ -121,7 +122,7 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         OptionError: A setting out of range.
         PromptFormatError: An unknown format.
     """
-    from proxytune.roles import Pair, Role
+    from proxytune.roles import Pair, Role, require_files
 
     if args.alpha is not None:
         check_alpha(args.alpha)
@@ -129,6 +130,9 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
     folder = getattr(args, "model", None)
     if folder and given:
         raise RoleError(f"--model and --{given[0]} were both given: a proxy folder names all three roles, so pass one.")
+    draft = getattr(args, "draft", "expert")
+    own = None if draft == "expert" else draft
+    require_available([folder, args.tokenizer, own, *(getattr(args, role) for role in given)])
     if folder:
         return _from_folder(args, folder, raw_format)
     sources, is_bundled = {role: getattr(args, role) for role in given}, not given
@@ -142,6 +146,8 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         raise RoleError(f"{missing} is missing: pass --{missing} with a hub id or a folder.")
     base = _base(args, sources["base"])
     expert, anti = (Role.of(sources[role], role, **_settings(args, role)) for role in ROLES[1:])
+    for name, role in (("base", base), ("expert", expert), ("anti", anti)):
+        require_files(role, name)
     return RoleChoice(
         base=base,
         pairs=(Pair(expert, anti, 1.0 if args.alpha is None else args.alpha),),

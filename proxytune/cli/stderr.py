@@ -26,15 +26,11 @@ def is_watched() -> bool:
 @contextmanager
 def quiet_libraries(*, is_debug: bool) -> Iterator[None]:
     """Run with our own warnings as notes and, unless debugging, without those of other libraries."""
-    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
     if is_debug:
         yield
         return
-    disabled, had_bars = logging.root.manager.disable, is_progress_bar_enabled()
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    if not is_watched():
-        disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -43,6 +39,19 @@ def quiet_libraries(*, is_debug: bool) -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Load models in here: their progress bars are drawn only where someone looks at stderr."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    had_bars = is_progress_bar_enabled()
+    if not is_watched():
+        disable_progress_bar()
+    try:
+        yield
+    finally:
         if had_bars:
             enable_progress_bar()
 

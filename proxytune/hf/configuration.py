@@ -40,6 +40,15 @@ class ProxyTunedConfig(PreTrainedConfig):
     hidden_size: int | None = None
     tie_word_embeddings: bool = False
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Register the composite with AutoModelForCausalLM: here, for its module imports what imports this one."""
+        super().__post_init__(**kwargs)
+        from transformers import AutoModelForCausalLM
+
+        from proxytune.hf.modeling import ProxyTunedForCausalLM
+
+        AutoModelForCausalLM.register(ProxyTunedConfig, ProxyTunedForCausalLM, exist_ok=True)
+
     def prompt_formats(self, pair: int) -> tuple[str, str]:
         """Return the formats of the expert and the anti of one pair."""
         entry = (self.pairs or [])[pair]
