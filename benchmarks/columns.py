@@ -16,6 +16,7 @@ from proxytune.errors import OptionError, RoleError
 from proxytune.options import check_alpha
 from proxytune.prompts import PromptFormat
 from proxytune.roles import Pair, Role
+from proxytune.rules import DEFAULT
 
 STEERED = "steered"
 _LOADING = ("dtype", "quantization", "revision")
@@ -59,6 +60,8 @@ class Column:
                 }
                 for pair in self.choice.pairs
             ]
+            if self.choice.rule not in (None, DEFAULT):
+                described["rule"] = self.choice.rule
         return described
 
     def _format(self, role: str, own: str, given: argparse.Namespace) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxytune.options import GenerationOptions
     from proxytune.remote.settings import RemoteSettings
     from proxytune.roles import Pair, Role
-    from proxytune.steering import steer
+    from proxytune.rules.proxy import steer
     from proxytune.trace import Trace
 
     __version__: str
@@ -53,7 +53,7 @@ _MODULES = {
     "Timing": "proxytune.completion",
     "TokenLogprob": "proxytune.completion",
     "Trace": "proxytune.trace",
-    "steer": "proxytune.steering",
+    "steer": "proxytune.rules.proxy",
 }
 
 

@@ -56,6 +56,7 @@ class ProxyGenerator:
         base_url: str | None = None,
         pairs: Sequence[Pair] | None = None,
         alpha: float = 1.0,
+        rule: str | None = None,
         base_prompt: str = "raw",
         expert_prompt: str = "raw",
         anti_prompt: str = "raw",
@@ -82,6 +83,7 @@ class ProxyGenerator:
             base_url: Of that API, as in `"http://localhost:8000/v1"`. A key is read from OPENAI_API_KEY.
             pairs: In place of expert and anti: several pairs, whose differences add up.
             alpha: Strength for the one pair of `expert` and `anti`.
+            rule: Name of what combines the logits, see `proxytune.rules`; None is proxy tuning's.
             base_prompt: How the base reads prompts: raw, chat, a named format, or a text with `{prompt}` in it.
             expert_prompt: How the expert does.
             anti_prompt: How the anti does.
@@ -105,7 +107,7 @@ class ProxyGenerator:
             RuntimeUnsupportedError: The runtime cannot run these roles; the text names the one that can.
             RoleError: A role is missing, cannot be loaded, or does not fit.
             VocabularyError: The roles do not share token ids.
-            OptionError: α or another setting is out of range.
+            OptionError: α or another setting is out of range, or there is no such rule.
         """
         defaults = {
             "dtype": dtype,
@@ -121,7 +123,7 @@ class ProxyGenerator:
         for name in (*formats.values(), *(name for pair in found for name in (pair.expert_prompt, pair.anti_prompt))):
             PromptFormat(name or "raw")
         settings = loop_settings(speculation, draft, compile)
-        config = config_of(base_role, found, roles, formats)
+        config = config_of(base_role, found, roles, formats, rule)
         self.runtime = choose_runtime(runtime, engine_options, base_role, roles)
         require_fitting(self.runtime, settings)
         if self.runtime == "vllm":

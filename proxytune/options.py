@@ -10,6 +10,8 @@ from proxytune.errors import OptionError, UnknownOptionError
 
 TRACE_CANDIDATES = 5
 
+_MAX_FLOAT32 = 3.4028234663852886e38
+
 Speculation = Literal["auto", "off"] | int
 
 
@@ -184,9 +186,46 @@ def loop_settings(speculation: Speculation, draft: Any, compile: Literal["auto",
 
 def check_alpha(alpha: Any) -> float:
     """Return α as a float, or raise OptionError: it must be a finite number (negative steers away)."""
-    if not _is_number(alpha):
-        raise OptionError(f"alpha is {alpha!r}: it must be a finite number (1.0 is the paper's, 0 the base alone).")
+    if not _is_number(alpha) or abs(alpha) > _MAX_FLOAT32:
+        raise OptionError(
+            f"alpha is {alpha!r}: it must be a finite number that float32 holds (1.0 is the paper's, 0 the base alone)."
+        )
     return float(alpha)
+
+
+def pair_alphas(alpha: Any, num_pairs: int) -> tuple[float, ...]:
+    """Return one strength per pair, from a number or a sequence of one per pair.
+
+    Raises:
+        OptionError: Not finite, or not one per pair.
+
+    >>> pair_alphas(0.5, 2), pair_alphas([1, 0], 2)
+    ((0.5, 0.5), (1.0, 0.0))
+    """
+    if not isinstance(alpha, Sequence) or isinstance(alpha, str):
+        return (check_alpha(alpha),) * num_pairs
+    if len(alpha) != num_pairs:
+        raise OptionError(f"alpha lists {len(alpha)} numbers for {num_pairs} pair(s): pass one number per pair.")
+    return tuple(check_alpha(value) for value in alpha)
+
+
+def row_alphas(alpha: Any, num_rows: int, num_pairs: int) -> list[tuple[float, ...]]:
+    """Return for each row one strength per pair, from what `GenerationOptions.alpha` allows, None aside.
+
+    Raises:
+        OptionError: Not finite, or not one per row or pair.
+
+    >>> row_alphas([1, 0], 2, 1)
+    [(1.0,), (0.0,)]
+    """
+    if hasattr(alpha, "tolist"):
+        alpha = alpha.tolist()
+    is_one_row = not isinstance(alpha, Sequence) or isinstance(alpha, str)
+    if is_one_row or (num_pairs > 1 and all(isinstance(entry, int | float) for entry in alpha)):
+        return [pair_alphas(alpha, num_pairs)] * num_rows
+    if len(alpha) != num_rows:
+        raise OptionError(f"alpha has {len(alpha)} entries for {num_rows} prompts: pass one number, or one per prompt.")
+    return [pair_alphas(entry, num_pairs) for entry in alpha]
 
 
 def _is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from proxytune.completion import Request
 from proxytune.errors import ContextLengthError, InputError, OptionError
-from proxytune.options import GenerationOptions, check_alpha
+from proxytune.options import GenerationOptions, row_alphas
 from proxytune.prompts import Prompt, PromptFormat, is_token_ids
 
 _UNLIMITED = 2**31
@@ -111,20 +111,7 @@ class RequestBuilder:
 
     def alphas_for(self, alpha: Any, num_prompts: int) -> list[tuple[float, ...]]:
         """Return one strength per pair for each prompt, from what `GenerationOptions.alpha` allows."""
-        num_pairs = len(self.alphas)
-        if alpha is None:
-            return [self.alphas] * num_prompts
-        if isinstance(alpha, torch.Tensor):
-            alpha = alpha.tolist()
-        if isinstance(alpha, str) or not isinstance(alpha, Sequence):
-            return [(check_alpha(alpha),) * num_pairs] * num_prompts
-        if num_pairs > 1 and all(isinstance(entry, int | float) for entry in alpha):
-            return [_pair_alphas(alpha, num_pairs)] * num_prompts
-        if len(alpha) != num_prompts:
-            raise OptionError(
-                f"alpha has {len(alpha)} entries for {num_prompts} prompts: pass one number, or one per prompt."
-            )
-        return [_pair_alphas(entry, num_pairs) for entry in alpha]
+        return [self.alphas] * num_prompts if alpha is None else row_alphas(alpha, num_prompts, len(self.alphas))
 
     def _encode(self, prompt: Prompt, index: int) -> tuple[tuple[int, ...], ...]:
         """Return the prompt's ids for each role."""
@@ -208,14 +195,6 @@ def _require_known(ids: Sequence[int], vocab_size: int, what: str, who: str) -> 
         return
     wrong = min(ids) if min(ids) < 0 else max(ids)
     raise InputError(f"{what} holds token id {wrong}, but the ids that {who} go from 0 to {vocab_size - 1}.")
-
-
-def _pair_alphas(entry: Any, num_pairs: int) -> tuple[float, ...]:
-    if not isinstance(entry, Sequence) or isinstance(entry, str):
-        return (check_alpha(entry),) * num_pairs
-    if len(entry) != num_pairs:
-        raise OptionError(f"alpha lists {len(entry)} numbers for {num_pairs} pair(s): pass one number per pair.")
-    return tuple(check_alpha(value) for value in entry)
 
 
 def _seeds(seed: int | Sequence[int] | None, num_prompts: int) -> list[int]:

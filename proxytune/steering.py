@@ -1,58 +1,63 @@
-"""The rule: a base distribution moved by the log-ratio of an expert and an anti.
-
-Source: "Tuning Language Models by Proxy" (arXiv 2401.08565), eq. 1, with the strength α of DExperts (arXiv 2105.03023).
-Nothing else in this package adds logits of different roles.
-"""
+"""Strengths of steering, one per row and pair; divergences between the distributions of roles."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Alpha = float | Tensor
+from proxytune.errors import OptionError
+from proxytune.options import pair_alphas
+
+AlphaLike = float | Tensor | Sequence[float]
 
 
-def steer(base: Tensor, expert: Tensor, anti: Tensor, alpha: Alpha = 1.0) -> Tensor:
-    """Return `base + alpha * (expert - anti)` in float32.
+@dataclass(frozen=True, eq=False)
+class Strengths:
+    """α of every row and pair of a batch, checked.
 
-    Identities: α = 0 or expert ≡ anti gives base; a constant added to a row of any argument changes no probability.
-    Infinities never become NaN: −inf in base survives; −inf in both expert and anti adds nothing; a token that exactly
-    one of them rules out is ruled out where the signed ratio is 0, and left as the base has it where the ratio would be
-    infinite (no distribution can be normalised over that).
-
-    Args:
-        base: Logits `[..., V]`, any float dtype.
-        expert: Logits `[..., V]`.
-        anti: Logits `[..., V]`.
-        alpha: Strength, a number or `[B]` over the first dimension. Rows where it is 0 do not read expert and anti, so
-            these need not be finite there.
-
-    Returns:
-        Logits `[..., V]`, float32, on the device of base.
-
-    >>> import torch
-    >>> base, expert, anti = torch.tensor([[1., 2.]]), torch.tensor([[0., 3.]]), torch.tensor([[1., 1.]])
-    >>> steer(base, expert, anti, 0.5).tolist()
-    [[0.5, 3.0]]
+    Attributes:
+        values: `[B, P]`, float32, on the CPU unless a caller gave a tensor of another device; `[1, P]` for every row.
+        active: For each pair whether any row has another strength than 0; the others need not be run.
     """
-    base = base.float()
-    if not isinstance(alpha, Tensor) and alpha == 0:
-        return base
-    difference = expert.to(base.device).float() - anti.to(base.device).float()
-    shift = _broadcast(alpha, base) * difference
-    # NaN is −inf − −inf, or 0·inf in a row whose α is 0; +inf is a ratio that cannot be normalised.
-    return base + shift.masked_fill(torch.isnan(shift) | (shift == torch.inf), 0.0)
 
+    values: Tensor
+    active: tuple[bool, ...]
 
-def steer_all(base: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Alpha]]) -> Tensor:
-    """Return base moved by each `(expert, anti, alpha)` in turn: the differences add up.
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[float]]) -> "Strengths":
+        """Return them from checked rows of one number per pair.
 
-    Shapes and dtypes as in `steer`; no pair at all gives base in float32.
-    """
-    logits = base.float()
-    for expert, anti, alpha in pairs:
-        logits = steer(logits, expert, anti, alpha)
-    return logits
+        >>> Strengths.of_rows([(1.0, 0.0), (0.5, 0.0)]).active
+        (True, False)
+        """
+        active = tuple(any(row[pair] != 0 for row in rows) for pair in range(len(rows[0])))
+        return cls(torch.tensor(rows, dtype=torch.float32).reshape(len(rows), -1), active)
+
+    @classmethod
+    def of(cls, alpha: AlphaLike, num_pairs: int) -> "Strengths":
+        """Return them from a number, one number per pair, or a tensor: a number, `[B]`, or `[B, P]`.
+
+        Raises:
+            OptionError: Not finite, or of another shape.
+        """
+        if not isinstance(alpha, Tensor):
+            return cls.of_rows([pair_alphas(alpha, num_pairs)])
+        # On another device a look would wait for it, and a graph being compiled cannot look at all.
+        if alpha.device.type == "cpu" and not torch.compiler.is_compiling():
+            entries = alpha.tolist() if alpha.dim() else [alpha.item()]
+            return cls.of_rows([pair_alphas(entry, num_pairs) for entry in entries])
+        values = alpha.float() if alpha.dim() == 2 else alpha.float().reshape(-1, 1).expand(-1, num_pairs)
+        if values.shape[1] != num_pairs:
+            raise OptionError(
+                f"alpha has the shape {list(alpha.shape)} for {num_pairs} pair(s): pass [B] or [B, pairs]."
+            )
+        return cls(values, (True,) * num_pairs)
+
+    def of_active_pairs(self, device: torch.device) -> Tensor:
+        """Return the columns `[B, active pairs]` of the pairs that are run."""
+        columns = [pair for pair, is_active in enumerate(self.active) if is_active]
+        return self.values[:, columns].to(device)
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -72,9 +77,3 @@ def cross_entropy(first: Tensor, second: Tensor) -> Tensor:
     """Return H(first, second) = −Σ p·log q in nats, `[..., V]` logits to `[...]`, float32."""
     log_p, log_q = first.float().log_softmax(-1), second.float().log_softmax(-1)
     return -(log_p.exp() * log_q).masked_fill(log_p == -torch.inf, 0.0).sum(-1)
-
-
-def _broadcast(alpha: Alpha, like: Tensor) -> Tensor:
-    """Return α as a float32 tensor that broadcasts over `like` `[B, ..., V]`."""
-    strength = torch.as_tensor(alpha, dtype=torch.float32, device=like.device)
-    return strength.reshape(-1, *[1] * (like.dim() - 1)) if strength.dim() else strength

@@ -1,14 +1,16 @@
-"""The rule's identities, and its divergences against numbers worked out by hand."""
+"""Strengths of rows and pairs, and divergences against numbers worked out by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from proxytune import steer
-from proxytune.steering import cross_entropy, kl_divergence, steer_all
+from proxytune.errors import OptionError
+from proxytune.options import row_alphas
+from proxytune.steering import Strengths, cross_entropy, kl_divergence
 
-INF, NAN = float("inf"), float("nan")
+INF = float("inf")
 
 
 def draws(seed: int, *shape: int) -> torch.Tensor:
@@ -16,110 +18,61 @@ def draws(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 5
 
 
-def test_the_rule_by_hand() -> None:
-    """Base + α(expert − anti), worked out for four tokens and the five strengths."""
-    base = torch.tensor([[1.0, 2.0, -3.0, 0.5]])
-    expert = torch.tensor([[0.0, 4.0, 1.0, 0.25]])
-    anti = torch.tensor([[2.0, 1.0, 1.0, -0.25]])
-    wanted = {
-        0.0: [1.0, 2.0, -3.0, 0.5],
-        0.5: [0.0, 3.5, -3.0, 0.75],
-        1.0: [-1.0, 5.0, -3.0, 1.0],
-        2.0: [-3.0, 8.0, -3.0, 1.5],
-        -1.0: [3.0, -1.0, -3.0, 0.0],
-    }
-    for alpha, line in wanted.items():
-        assert steer(base, expert, anti, alpha).tolist() == [line]
+@pytest.mark.parametrize(
+    ("alpha", "num_rows", "num_pairs", "rows"),
+    [
+        (0.5, 2, 1, [(0.5,), (0.5,)]),
+        (1, 1, 2, [(1.0, 1.0)]),
+        ([0.5, -1], 2, 1, [(0.5,), (-1.0,)]),
+        ([0.5, -1], 3, 2, [(0.5, -1.0)] * 3),
+        ([[0, 1], [2, 3]], 2, 2, [(0.0, 1.0), (2.0, 3.0)]),
+        (torch.tensor([[0.5], [2.0]]), 2, 1, [(0.5,), (2.0,)]),
+        (torch.tensor(0.25), 2, 1, [(0.25,), (0.25,)]),
+    ],
+)
+def test_alpha_is_a_number_or_one_per_row_or_per_row_and_pair(
+    alpha: Any, num_rows: int, num_pairs: int, rows: list[tuple[float, ...]]
+) -> None:
+    """Every form gives each row one number per pair; with several pairs a flat list is one per pair."""
+    assert row_alphas(alpha, num_rows, num_pairs) == rows
 
 
-@pytest.mark.parametrize("bad", [NAN, INF, -INF])
-@pytest.mark.parametrize("alpha", [0, 0.0, torch.tensor(0.0), torch.tensor([0.0, 0.0])])
-def test_alpha_zero_is_base_whatever_the_others_are(alpha: object, bad: float) -> None:
-    """With strength 0 not even NaN or infinite logits of expert and anti reach the result."""
-    base, other = draws(0, 2, 7), torch.full((2, 7), bad)
-    assert torch.equal(steer(base, other, -other, alpha), base)
-    assert torch.equal(steer(base, other, other, alpha), base)
+@pytest.mark.parametrize("alpha", [float("nan"), INF, 1e39, True, "1", None, [1.0, 2.0, 3.0], [[1.0, 2.0], [1.0, 2.0]]])
+def test_an_alpha_that_is_none_is_refused(alpha: Any) -> None:
+    """Not finite, beyond float32, no number, or not one per row and pair: an error that says so."""
+    with pytest.raises(OptionError, match="alpha"):
+        row_alphas(alpha, 2, 1)
 
 
-def test_only_rows_of_alpha_zero_ignore_the_others() -> None:
-    """In one batch the row of strength 0 is base although its small models are NaN; the other row is steered."""
-    base, expert, anti = draws(0, 2, 5), draws(1, 2, 5), draws(2, 2, 5)
-    expert[0] = NAN
-    found = steer(base, expert, anti, torch.tensor([0.0, 2.0]))
-    assert torch.equal(found[0], base[0])
-    assert torch.allclose(found[1], base[1] + 2 * (expert[1] - anti[1]))
+def test_a_pair_is_active_where_any_row_has_a_strength() -> None:
+    """Strengths are float32 `[B, P]` on the CPU; a pair of 0 in every row is not active, and has no column to run."""
+    strengths = Strengths.of_rows([(0.0, 0.0, 0.1), (0.0, -1.0, 0.2)])
+    assert (strengths.values.dtype, strengths.values.device.type) == (torch.float32, "cpu")
+    assert strengths.active == (False, True, True)
+    expected = torch.tensor([[0.0, 0.1], [-1.0, 0.2]])
+    assert torch.equal(strengths.of_active_pairs(torch.device("cpu")), expected)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_expert_equal_to_anti_is_base(seed: int) -> None:
-    """Equal small models change nothing, exactly, at any strength, also where both rule tokens out."""
-    base, both = draws(seed, 3, 11), draws(seed + 100, 3, 11)
-    both[0, 4] = -INF
-    assert torch.equal(steer(base, both, both, float(draws(seed, 1))), base)
+@pytest.mark.parametrize(
+    ("alpha", "values"),
+    [
+        (0.5, [[0.5, 0.5]]),
+        ([0.5, 0.0], [[0.5, 0.0]]),
+        (torch.tensor(2), [[2.0, 2.0]]),
+        (torch.tensor([0.5, 1.0, 1.5]), [[0.5, 0.5], [1.0, 1.0], [1.5, 1.5]]),
+        (torch.tensor([[0.5, 1.0]]), [[0.5, 1.0]]),
+    ],
+)
+def test_the_composites_alpha_is_a_number_one_per_pair_or_a_tensor(alpha: Any, values: list[list[float]]) -> None:
+    """A list is one number per pair; a tensor is a number, one per row, or one per row and pair."""
+    assert Strengths.of(alpha, 2).values.tolist() == values
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_row_constants_change_no_probability(seed: int) -> None:
-    """A constant added to any argument's row leaves the distribution as it was."""
-    base, expert, anti = (draws(seed + number, 4, 9) for number in range(3))
-    first, second, third = (draws(seed + number, 4, 1) for number in (10, 11, 12))
-    wanted = steer(base, expert, anti, 1.5).softmax(-1)
-    found = steer(base + first, expert + second, anti + third, 1.5).softmax(-1)
-    assert torch.allclose(found, wanted, atol=1e-5)
-
-
-@pytest.mark.parametrize("alpha", [0.5, 1.0, -1.0, torch.tensor([1.0, -2.0, 0.0])])
-@pytest.mark.parametrize("seed", range(10))
-def test_infinities_never_become_nan_or_plus_infinity(seed: int, alpha: object) -> None:
-    """Wherever tokens are ruled out, base's −inf survives, both-ruled-out adds nothing, and nothing else breaks."""
-    base, expert, anti = (draws(seed + number, 3, 40) for number in range(3))
-    for number, logits in enumerate((base, expert, anti)):
-        logits[draws(seed + 50 + number, 3, 40) > 3] = -INF
-    found = steer(base, expert, anti, alpha)
-    assert not torch.isnan(found).any()
-    assert not (found == INF).any()
-    assert (found[base == -INF] == -INF).all()
-    neither = (expert == -INF) & (anti == -INF)
-    assert neither.any()
-    assert torch.equal(found[neither], base[neither])
-
-
-def test_a_token_one_of_them_rules_out() -> None:
-    """Ruled out where the signed ratio is 0; as the base has it where the ratio would be infinite."""
-    base, finite, ruled = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[-INF]])
-    assert steer(base, ruled, finite, 1.0).item() == -INF
-    assert steer(base, finite, ruled, 1.0).item() == 1.0
-    assert steer(base, ruled, finite, -1.0).item() == 1.0
-    assert steer(base, finite, ruled, -1.0).item() == -INF
-
-
-def test_alpha_per_row_broadcasts_over_positions() -> None:
-    """α [B] acts on the first dimension of [B, T, V], as each row alone, and of [B, V]."""
-    base, expert, anti = (draws(number, 3, 4, 6) for number in range(3))
-    alphas = torch.tensor([0.5, -1.0, 2.0])
-    found = steer(base, expert, anti, alphas)
-    for row, alpha in enumerate(alphas.tolist()):
-        assert torch.equal(found[row], steer(base[row], expert[row], anti[row], alpha))
-    assert torch.equal(steer(base[:, 0], expert[:, 0], anti[:, 0], alphas), found[:, 0])
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_any_float_in_float32_out(dtype: torch.dtype) -> None:
-    """The sum is taken in float32: half-precision inputs lose nothing further."""
-    base, expert, anti = (draws(number, 2, 50).to(dtype) for number in range(3))
-    found = steer(base, expert, anti, 0.3)
-    assert found.dtype == steer(base, expert, anti, 0).dtype == torch.float32
-    assert torch.equal(found, base.float() + 0.3 * (expert.float() - anti.float()))
-
-
-def test_several_pairs_add_up() -> None:
-    """Each pair adds its own difference; none gives base in float32."""
-    base, first, second, anti = (draws(number, 2, 8) for number in range(4))
-    found = steer_all(base, [(first, anti, 0.7), (second, anti, torch.tensor([1.0, 0.0]))])
-    wanted = base + 0.7 * (first - anti)
-    wanted[0] += second[0] - anti[0]
-    assert torch.allclose(found, wanted, atol=1e-5)
-    assert steer_all(base.half(), []).dtype == torch.float32
+@pytest.mark.parametrize("alpha", [torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1.0, INF]), [1.0], "much"])
+def test_a_composites_alpha_that_does_not_fit_is_refused(alpha: Any) -> None:
+    """A wrong width and a number that is not finite are errors, of tensors too."""
+    with pytest.raises(OptionError, match="alpha"):
+        Strengths.of(alpha, 2)
 
 
 def test_kl_by_hand() -> None:

@@ -40,6 +40,7 @@ class RoleChoice:
         engine_options: vLLM's.
         speculation: How far is drafted.
         draft: Who drafts.
+        rule: Name of what combines their logits; None is the default.
         is_debug: Whether vLLM may log all it wants to.
     """
 
@@ -53,6 +54,7 @@ class RoleChoice:
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     speculation: Any = "auto"
     draft: str = "expert"
+    rule: str | None = None
     is_debug: bool = False
 
     @property
@@ -77,6 +79,7 @@ class RoleChoice:
                 engine_options=options,
                 speculation=self.speculation,
                 draft=self.draft,
+                rule=self.rule,
                 **self.formats,  # type: ignore[arg-type]
             )
         with closing(generator):
@@ -204,6 +207,7 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
         formats=_formats(args, stored, raw_format),
         tokenizer=args.tokenizer or (folder if has_tokenizer else None),
         eos_token_ids=_stored_eos(Path(folder)),
+        rule=config.rule,
         **_runtime(args),
     )
 

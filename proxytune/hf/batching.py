@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from proxytune.completion import Request
 from proxytune.errors import ProxyTuneWarning
 from proxytune.hf.role import RolePrompt
+from proxytune.steering import Strengths
 
 Result = TypeVar("Result")
 
@@ -49,11 +49,9 @@ def role_prompts(
     return base, [None, *others]
 
 
-def alpha_of(requests: Sequence[Request], device: torch.device) -> list[float] | Tensor:
-    """Return one number per pair where the rows agree (so that α = 0 skips the pair), else `[B, pairs]`."""
-    if all(request.alphas == requests[0].alphas for request in requests):
-        return list(requests[0].alphas)
-    return torch.tensor([request.alphas for request in requests], device=device)
+def strengths_of(requests: Sequence[Request]) -> Strengths:
+    """Return the strengths of a batch, a row per request."""
+    return Strengths.of_rows([request.alphas for request in requests])
 
 
 def longest_first(request: Request) -> int:

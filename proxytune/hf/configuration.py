@@ -5,8 +5,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from proxytune.errors import OptionError
-from proxytune.options import check_alpha
+from proxytune.options import pair_alphas
+from proxytune.rules import DEFAULT
 
 
 class ProxyTunedConfig(PreTrainedConfig):
@@ -17,6 +17,7 @@ class ProxyTunedConfig(PreTrainedConfig):
             `{"source": "openai:<model>", "remote": settings}`.
         pairs: One entry per pair: `{"expert": role, "anti": role, "alpha": number}`, and optionally `expert_prompt` and
             `anti_prompt` overriding the formats below.
+        rule: Name of what combines their logits, see `proxytune.rules`.
         base_prompt: Prompt format of the base.
         expert_prompt: Prompt format of the experts.
         anti_prompt: Prompt format of the antis.
@@ -31,6 +32,7 @@ class ProxyTunedConfig(PreTrainedConfig):
 
     base: dict[str, Any] | None = None
     pairs: list[dict[str, Any]] | None = None
+    rule: str = DEFAULT
     base_prompt: str = "raw"
     expert_prompt: str = "raw"
     anti_prompt: str = "raw"
@@ -57,7 +59,8 @@ class ProxyTunedConfig(PreTrainedConfig):
     @property
     def alphas(self) -> tuple[float, ...]:
         """The strength of each pair."""
-        return tuple(check_alpha(pair.get("alpha", 1.0)) for pair in self.pairs or [])
+        pairs = self.pairs or []
+        return pair_alphas([pair.get("alpha", 1.0) for pair in pairs], len(pairs))
 
     def replace_alphas(self, alpha: float | Sequence[float]) -> None:
         """Set the strength of every pair: one number, or one per pair.
@@ -66,8 +69,5 @@ class ProxyTunedConfig(PreTrainedConfig):
             OptionError: Not one per pair, or not finite.
         """
         pairs = self.pairs or []
-        alphas = list(alpha) if isinstance(alpha, Sequence) else [alpha] * len(pairs)
-        if len(alphas) != len(pairs):
-            raise OptionError(f"alpha lists {len(alphas)} numbers for {len(pairs)} pair(s): pass one number per pair.")
-        for pair, value in zip(pairs, alphas, strict=True):
-            pair["alpha"] = check_alpha(value)
+        for pair, value in zip(pairs, pair_alphas(alpha, len(pairs)), strict=True):
+            pair["alpha"] = value

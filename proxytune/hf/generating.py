@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from proxytune.completion import Request, TokenLogprob
-from proxytune.hf.batching import alpha_of, role_prompts
+from proxytune.hf.batching import role_prompts, strengths_of
 from proxytune.hf.decoding.loop import Decoded
 from proxytune.hf.finite import rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
@@ -61,7 +61,7 @@ class GenerateDecoder:
                 role_prompts=prompts,
                 prompt_length=prompt_length,
                 clamp_positions=True,
-                alpha=alpha_of(batch, device),
+                alpha=strengths_of(batch).values,
                 max_new_tokens=max(limits),
                 do_sample=False,
                 num_beams=options.num_beams,

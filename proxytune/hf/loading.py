@@ -17,6 +17,7 @@ from proxytune.hf.remote_folder import remote_settings, settle_server, stored_se
 from proxytune.hf.role import Adapted
 from proxytune.options import check_alpha
 from proxytune.roles import Pair, Role, load_adapter, load_model, load_tokenizer, require_files
+from proxytune.rules import DEFAULT, rule_named
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base")
 _GIVEN = ("dtype", "device_map", "quantization", "trust_remote_code")
@@ -59,15 +60,21 @@ def build_composite(
 
 
 def config_of(
-    base: Role, pairs: Sequence[Pair], roles: Sequence[tuple[Role, Role]], formats: Mapping[str, str]
+    base: Role,
+    pairs: Sequence[Pair],
+    roles: Sequence[tuple[Role, Role]],
+    formats: Mapping[str, str],
+    rule: str | None = None,
 ) -> ProxyTunedConfig:
-    """Return the config that names these roles, with checked strengths."""
+    """Return the config that names these roles, with checked strengths; the `rule` is the default where None."""
+    rule = DEFAULT if rule is None else rule
+    rule_named(rule)
     entries = []
     for pair, (expert, anti) in zip(pairs, roles, strict=True):
         entry = {"expert": stored(expert), "anti": stored(anti), "alpha": check_alpha(pair.alpha)}
         overrides = {"expert_prompt": pair.expert_prompt, "anti_prompt": pair.anti_prompt}
         entries.append(entry | {key: value for key, value in overrides.items() if value is not None})
-    return ProxyTunedConfig(base=stored(base), pairs=entries, **formats)
+    return ProxyTunedConfig(base=stored(base), pairs=entries, rule=rule, **formats)
 
 
 def stored(role: Role) -> dict[str, Any]:
@@ -96,7 +103,7 @@ def load_config(
     Raises:
         RoleNotFoundError: No proxy folder there.
         RoleError: It names no base and pairs, or something else besides.
-        OptionError: An α is no finite number.
+        OptionError: An α is no finite number, or there is no such rule.
     """
     path = Path(folder)
     if not (path / "config.json").is_file():
@@ -111,6 +118,7 @@ def load_config(
         )
     settle_server(config.base, base_url)
     _ = config.alphas
+    rule_named(config.rule)
     for entry in _role_entries(config):
         source = path / entry["source"]
         if not Path(entry["source"]).is_absolute() and source.exists():

@@ -5,6 +5,7 @@ processors and streamers works on it unchanged, and so does whatever takes a cau
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -18,8 +19,8 @@ from proxytune.hf.cache import CompositeCache, new_cache
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.finite import require_finite
 from proxytune.hf.role import Adapted, RoleModel, RolePrompt
-from proxytune.options import check_alpha
-from proxytune.steering import Alpha, steer_all
+from proxytune.rules import rule_named
+from proxytune.steering import AlphaLike, Strengths
 
 # What transformers and tokenizers hand to every model, and changes nothing for these.
 _MEANINGLESS = frozenset(
@@ -35,8 +36,6 @@ _MEANINGLESS = frozenset(
 )
 _OWN_ARGUMENTS = ("alpha", "role_prompts", "prompt_length", "clamp_positions")
 
-AlphaLike = float | Tensor | Sequence[float] | None
-
 
 class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
     """A base steered by pairs of experts and antis.
@@ -45,6 +44,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         roles: Every distinct role, base first. Pairs that share an anti (or one model under one prompt format) share it
             here too, with one forward pass and one cache.
         pair_roles: For each pair the places of its expert and its anti in `roles`.
+        rule: How their logits are combined, by the config's name for it.
     """
 
     config_class = ProxyTunedConfig
@@ -67,6 +67,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         # Before the roles come in: it initialises every weight it does not know as loaded, those of adapters too.
         self.post_init()
+        self.rule = rule_named(config.rule)
         self.roles, self.pair_roles = _distinct_roles(config, base, pairs)
         self.models = torch.nn.ModuleList({id(role.model): role.model for role in self.roles}.values())
         width = min(role.logits_width for role in self.roles)
@@ -131,7 +132,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         labels: Tensor | None = None,
-        alpha: AlphaLike = None,
+        alpha: AlphaLike | None = None,
         role_prompts: Sequence[RolePrompt | None] | None = None,
         role_inputs: Sequence[dict[str, Any] | None] | None = None,
         **kwargs: Any,
@@ -151,7 +152,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             role_inputs: Ready arguments per role, as `prepare_inputs_for_generation` makes them.
             **kwargs: What transformers passes to every model and means nothing here (`return_dict`).
         """
-        alphas = self._alphas(alpha)
+        strengths = self._strengths(alpha)
         if role_inputs is None:
             _refuse(kwargs)
             if input_ids is None:
@@ -159,9 +160,9 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             if past_key_values is None and use_cache:
                 past_key_values = self.new_cache()
             role_inputs = self.direct_inputs(
-                input_ids, attention_mask, _checked_cache(past_key_values), alphas, role_prompts
+                input_ids, attention_mask, _checked_cache(past_key_values), strengths.active, role_prompts
             )
-        logits = self._combined(role_inputs, alphas, logits_to_keep)
+        logits = self._combined(role_inputs, strengths, logits_to_keep)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels.to(logits.device), vocab_size=logits.shape[-1])
@@ -177,7 +178,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         role_prompts: Sequence[RolePrompt | None] | None = None,
         prompt_length: int | None = None,
         clamp_positions: bool = False,
-        alpha: AlphaLike = None,
+        alpha: AlphaLike | None = None,
         logits_to_keep: int | Tensor = 1,
         **kwargs: Any,
     ) -> dict[str, Any]:
@@ -205,9 +206,9 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         if attention_mask is not None and attention_mask.shape[1] > input_ids.shape[1]:
             # Only what follows a filled cache was passed, as transformers allows.
             num_new_tokens = input_ids.shape[1]
-        alphas = self._alphas(alpha)
+        strengths = self._strengths(alpha)
         role_inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
-        for place in self._active(alphas):
+        for place in self._active(strengths.active):
             prompt = role_prompts[place] if role_prompts else None
             ids, mask = _with_prompt(input_ids, attention_mask, prompt, prompt_length)
             role_inputs[place] = self.roles[place].next_inputs(
@@ -221,72 +222,59 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         return {"role_inputs": role_inputs, "past_key_values": cache, "alpha": alpha, "logits_to_keep": logits_to_keep}
 
     def _combined(
-        self, role_inputs: Sequence[dict[str, Any] | None], alphas: Sequence[Alpha], logits_to_keep: int | Tensor
+        self, role_inputs: Sequence[dict[str, Any] | None], strengths: Strengths, logits_to_keep: int | Tensor
     ) -> Tensor:
-        width = self.config.vocab_size
         logits = [
-            None if inputs is None else role.logits(inputs, logits_to_keep)[..., :width]
+            None if inputs is None else role.logits(inputs, logits_to_keep)[..., : self.config.vocab_size]
             for role, inputs in zip(self.roles, role_inputs, strict=True)
         ]
         if not torch.compiler.is_compiling():
-            names = [role.name for role in self.roles]
-            unused = self._unused_rows(alphas, logits[0].shape[0])  # type: ignore[union-attr]
+            names, unused = [role.name for role in self.roles], self._unused_rows(strengths)
             require_finite(logits, names, role_inputs, logits_to_keep=logits_to_keep, unused=unused)
+        # Inputs that were prepared say who takes part, also where the strengths are on another device than the host.
+        active = [logits[expert] is not None and logits[anti] is not None for expert, anti in self.pair_roles]
         pairs = [
-            (logits[expert], logits[anti], alpha)
-            for (expert, anti), alpha in zip(self.pair_roles, alphas, strict=True)
-            if logits[expert] is not None and logits[anti] is not None
+            (logits[expert].to(self.device), logits[anti].to(self.device))  # type: ignore[union-attr]
+            for (expert, anti), is_active in zip(self.pair_roles, active, strict=True)
+            if is_active
         ]
-        return steer_all(logits[0], pairs)  # type: ignore[arg-type]
+        values = replace(strengths, active=tuple(active)).of_active_pairs(self.device)
+        return self.rule.combine(logits[0], pairs, values)  # type: ignore[arg-type]
 
-    def _unused_rows(self, alphas: Sequence[Alpha], num_rows: int) -> Tensor | None:
-        """Return `[roles, B]`, the rows that a role's logits do not change; None where every α is a number."""
-        if not any(isinstance(alpha, Tensor) and alpha.dim() for alpha in alphas):
-            return None
-        unused = torch.ones(len(self.roles), num_rows, dtype=torch.bool, device=self.device)
-        unused[0] = False
-        for places, alpha in zip(self.pair_roles, alphas, strict=True):
-            for place in places:
-                unused[place] &= torch.as_tensor(alpha, device=self.device) == 0
-        return unused
+    def _unused_rows(self, strengths: Strengths) -> Tensor:
+        """Return `[roles, B]` (`[roles, 1]` for all rows), the rows that a role's logits do not change."""
+        is_zero = strengths.values == 0
+        unused = [torch.zeros_like(is_zero[:, 0])]
+        for place in range(1, len(self.roles)):
+            pairs = [number for number, places in enumerate(self.pair_roles) if place in places]
+            unused.append(is_zero[:, pairs].all(-1))
+        return torch.stack(unused)
 
     def direct_inputs(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
         cache: CompositeCache | None,
-        alphas: Sequence[Alpha],
+        active: Sequence[bool],
         role_prompts: Sequence[RolePrompt | None] | None,
     ) -> list[dict[str, Any] | None]:
-        """Return `role_inputs` for `forward`, of whose arguments these are: None for a role that takes no part."""
+        """Return `role_inputs` for `forward`, of whose arguments these are: None for a role of no `active` pair."""
         inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
-        for place in self._active(alphas):
+        for place in self._active(active):
             prompt = role_prompts[place] if role_prompts else None
             ids, mask = (input_ids, attention_mask) if prompt is None else (prompt.input_ids, prompt.attention_mask)
             view = None if cache is None else cache.views[place]
             inputs[place] = self.roles[place].inputs(ids, mask, view)
         return inputs
 
-    def _alphas(self, alpha: AlphaLike) -> list[Alpha]:
-        """Return one strength per pair, each a number or `[B]`."""
-        num_pairs = len(self.pair_roles)
-        if alpha is None:
-            return list(self.config.alphas)
-        if isinstance(alpha, Tensor):
-            return [alpha] * num_pairs if alpha.dim() < 2 else list(alpha.unbind(-1))
-        if isinstance(alpha, int | float):
-            return [check_alpha(alpha)] * num_pairs
-        if len(alpha) != num_pairs:
-            raise OptionError(f"alpha lists {len(alpha)} numbers for {num_pairs} pair(s): pass one per pair.")
-        return [check_alpha(value) for value in alpha]
+    def _strengths(self, alpha: AlphaLike | None) -> Strengths:
+        """Return the strengths of a call; None is the config's."""
+        return Strengths.of(self.config.alphas if alpha is None else alpha, len(self.pair_roles))
 
-    def _active(self, alphas: Sequence[Alpha]) -> list[int]:
-        """Return the places of the roles that take part: a pair whose α is the number 0 is not run at all."""
-        active = {0}
-        for places, alpha in zip(self.pair_roles, alphas, strict=True):
-            if isinstance(alpha, Tensor) or alpha != 0:
-                active.update(places)
-        return sorted(active)
+    def _active(self, active: Sequence[bool]) -> list[int]:
+        """Return the places of the roles that take part: the base, and those of pairs that are active."""
+        pairs = zip(self.pair_roles, active, strict=True)
+        return sorted({0, *(place for places, is_active in pairs if is_active for place in places)})
 
     def _expand_inputs_for_generation(  # type: ignore[no-untyped-def]
         self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proxytune.completion import Request, Score
-from proxytune.hf.batching import alpha_of, left_pad, role_prompts
+from proxytune.hf.batching import left_pad, role_prompts, strengths_of
 from proxytune.hf.cache import CompositeCache
 from proxytune.hf.finite import rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
@@ -64,15 +64,14 @@ def _whole(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id:
     # The last token predicts nothing that is asked for; the one before the continuation predicts its first.
     read = [tuple(ids + request.continuation_ids[:-1] for ids in request.role_ids) for request in batch]
     base, prompts = role_prompts(read, pad_token_id, model.device)
-    alphas = alpha_of(batch, model.device)
-    each = list(alphas.unbind(-1)) if isinstance(alphas, Tensor) else alphas
-    inputs = model.direct_inputs(base.input_ids, base.attention_mask, None, each, prompts)
+    strengths = strengths_of(batch)
+    inputs = model.direct_inputs(base.input_ids, base.attention_mask, None, strengths.active, prompts)
     counts = [len(request.continuation_ids) for request in batch]
     if model.roles[0].is_remote:
         # Every position that a server is asked for costs; those of the prompt say nothing that is wanted.
         inputs[0] = {**(inputs[0] or {}), "num_positions": counts}
     with rows_named(batch):
-        logits = model(role_inputs=inputs, logits_to_keep=max(counts), alpha=alphas).logits
+        logits = model(role_inputs=inputs, logits_to_keep=max(counts), alpha=strengths.values).logits
     targets = left_pad([request.continuation_ids for request in batch], 0, logits.device).input_ids
     judged = _judge(logits, targets)
     scores = []
@@ -97,7 +96,7 @@ def _shared(
     ]
     masks = [_mask_behind(length, rest) for length, rest in zip(lengths, rests, strict=True)]
     with rows_named(owners):
-        logits = _read(model, cache, [rest.input_ids for rest in rests], masks, alpha_of(owners, device), num_kept=1)
+        logits = _read(model, cache, [rest.input_ids for rest in rests], masks, strengths_of(owners).values, num_kept=1)
     rows = torch.tensor(places, device=logits.device)
     firsts = torch.tensor([request.continuation_ids[:1] for request in batch], device=logits.device)
     first = _judge(logits[rows], firsts)
@@ -150,7 +149,7 @@ def _read_continuations(
     behind = [torch.cat([mask[owners.to(mask.device)], is_read.to(mask)], dim=1) for mask in masks]
     own = cache.repeated(owners)
     with rows_named(members):
-        logits = _read(model, own, [read] * len(masks), behind, alpha_of(members, model.device))
+        logits = _read(model, own, [read] * len(masks), behind, strengths_of(members).values)
     judged = _judge(logits, targets)
     counts = [len(request.continuation_ids) - 1 for request in members]
     return {
@@ -188,9 +187,8 @@ def _read_beginning(
         torch.tensor([ids[:length]], device=model.device)
         for ids, length in zip(owners[0].role_ids, lengths, strict=True)
     ]
-    alphas = alpha_of(owners, model.device)
-    # What is cached does not depend on α; but if any row has one, every role has to have read.
-    alpha = [1.0] * alphas.shape[1] if isinstance(alphas, Tensor) else alphas
+    # Caches do not depend on α, but a role that any row needs has to have read.
+    alpha = torch.tensor([strengths_of(owners).active]).float()
     with rows_named(owners):
         _read(model, cache, begun, [torch.ones_like(ids) for ids in begun], alpha, num_kept=1)
     cache.reorder_cache(torch.zeros(len(owners), dtype=torch.long))
@@ -202,7 +200,7 @@ def _read(
     cache: CompositeCache,
     ids: Sequence[Tensor],
     masks: Sequence[Tensor],
-    alpha: list[float] | Tensor,
+    alpha: Tensor,
     *,
     num_kept: int = 0,
 ) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from proxytune.completion import Request
 from proxytune.hf.finite import require_finite, rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
-from proxytune.steering import cross_entropy, kl_divergence, steer_all
+from proxytune.steering import Strengths, cross_entropy, kl_divergence
 from proxytune.token_text import TokenReader, added_texts
 from proxytune.trace import COMBINED, Candidate, TokenTrace, Trace
 
@@ -79,9 +79,10 @@ class _Chunk:
         """`logits` are `[T, V]` per role, base first."""
         self._pairs = [(logits[expert], logits[anti]) for expert, anti in model.pair_roles]
         self._base = logits[0]
-        self._combined = steer_all(
-            self._base, [(*pair, alpha) for pair, alpha in zip(self._pairs, alphas, strict=True)]
-        )
+        # One row of T positions; the rule's logits are `[B, T, V]`.
+        pairs = [(expert[None], anti[None]) for expert, anti in self._pairs]
+        strengths = Strengths.of_rows([alphas]).values.to(self._base.device)
+        self._combined = model.rule.combine(self._base[None], pairs, strengths)[0]
         self._all = (*logits, self._combined)
         self._ids = torch.tensor(list(token_ids), device=self._base.device)
 

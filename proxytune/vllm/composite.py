@@ -79,6 +79,7 @@ class VllmComposite:
             pairs=tuple((places[expert], places[anti]) for expert, anti in self.pair_roles),
             alphas=check_alphas(self.config.alphas),
             vocab_size=self.config.vocab_size,
+            rule=self.config.rule,
         )
 
 

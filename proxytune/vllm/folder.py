@@ -14,8 +14,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from proxytune.errors import RoleError, RuntimeUnsupportedError
-from proxytune.options import check_alpha
+from proxytune.options import pair_alphas
 from proxytune.roles import Role
+from proxytune.rules import DEFAULT
 from proxytune.vllm import compat
 from proxytune.vllm.alpha import processor_name
 from proxytune.vllm.composite import new_composite
@@ -78,7 +79,7 @@ class _Folder:
         try:
             base = _role(entry["base"], folder)
             pairs = [(_role(pair["expert"], folder), _role(pair["anti"], folder)) for pair in entry["pairs"]]
-            alphas = tuple(check_alpha(pair.get("alpha", 1.0)) for pair in entry["pairs"])
+            alphas = pair_alphas([pair.get("alpha", 1.0) for pair in entry["pairs"]], len(pairs))
         except (KeyError, TypeError, AttributeError) as error:
             raise RoleError(f"{str(folder)!r} names no base and pairs: write it with save_pretrained.") from error
         if not pairs:
@@ -93,6 +94,7 @@ class _Folder:
         settings = SimpleNamespace(
             alphas=alphas,
             vocab_size=entry.get("vocab_size"),
+            rule=entry.get("rule", DEFAULT),
             prompt_formats=lambda pair: (formats["expert_prompt"], formats["anti_prompt"]),
             **formats,
         )

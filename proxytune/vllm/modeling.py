@@ -10,7 +10,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader
 from vllm.sequence import IntermediateTensors
 
 from proxytune.errors import RuntimeUnsupportedError
-from proxytune.steering import Alpha, steer_all
+from proxytune.rules import rule_named
 from proxytune.vllm import compat
 from proxytune.vllm.adapter import read_factors
 from proxytune.vllm.alpha import COLUMNS_PER_ALPHA, AlphaRows, from_columns, to_columns
@@ -28,6 +28,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         super().__init__()
         compat.require_supported_engine(vllm_config)
         self.plan = Plan.of(vllm_config.model_config.hf_config)
+        self.rule = rule_named(self.plan.rule)
         self.names = [role.name for role in self.plan.models]
         for role in self.plan.models:
             self.add_module(role.name, self._new_model(role, vllm_config))
@@ -94,35 +95,36 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
 
         None on a tensor-parallel rank that does not sample.
         """
-        alphas, states = self._split(hidden_states)
+        strengths, states = self._split(hidden_states)
         heads = [model.lm_head for model in self.models]
-        if compat.has_equal_shards(heads):
+        if self.rule.is_elementwise and compat.has_equal_shards(heads):
             shards = [
                 model.logits_processor(model.lm_head, rows, skip_gather=True)
                 for model, rows in zip(self.models, states, strict=True)
             ]
-            combined = compat.gather_logits(self._combined(self._by_role(shards), alphas))
+            combined = compat.gather_logits(self._combined(self._by_role(shards), strengths))
         else:
             logits = [model.compute_logits(rows) for model, rows in zip(self.models, states, strict=True)]
             if logits[0] is None:
                 return None
-            combined = self._combined(self._by_role(logits), alphas)
+            combined = self._combined(self._by_role(logits), strengths)
         if combined is None:
             return None
         widths = [model.logits_processor.org_vocab_size for model in self.models]
         width = min(*widths, self.plan.vocab_size or widths[0])
         return nn.functional.pad(combined[..., :width], (0, widths[0] - width), value=-torch.inf)
 
-    def _split(self, hidden_states: Tensor) -> tuple[Sequence[Alpha], list[Tensor]]:
-        """Return α of each pair, and for each model the hidden states of the roles it runs, one below the other."""
+    def _split(self, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return α `[N, pairs]` or `[1, pairs]`, and for each model its roles' hidden states, one after another."""
         place_of = {place: number for number, places in enumerate(self.places) for place in places}
         widths = [self.models[place_of[place]].lm_head.embedding_dim for place in range(len(self.plan.roles))]
         columns = 0 if self.alpha_rows is None else COLUMNS_PER_ALPHA * len(self.plan.pairs)
         *states, columns_of_alpha = torch.split(hidden_states, [*widths, columns], dim=-1)
-        alphas: Sequence[Alpha] = self.plan.alphas
-        if self.alpha_rows is not None:
-            alphas = from_columns(columns_of_alpha).unbind(-1)
-        return alphas, [torch.cat([states[place] for place in places]) for places in self.places]
+        if self.alpha_rows is None:
+            strengths = torch.tensor([self.plan.alphas], device=hidden_states.device)
+        else:
+            strengths = from_columns(columns_of_alpha)
+        return strengths, [torch.cat([states[place] for place in places]) for places in self.places]
 
     def _by_role(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Return each role's part of what the models gave, base first."""
@@ -133,14 +135,13 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         }
         return [found[place] for place in range(len(self.plan.roles))]
 
-    def _combined(self, logits: Sequence[Tensor], alphas: Sequence[Alpha]) -> Tensor:
-        """Return the rule's logits over the ids that all of these have, one entry per role."""
+    def _combined(self, logits: Sequence[Tensor], strengths: Tensor) -> Tensor:
+        """Return the rule's logits `[N, V]` over the ids that all of these have, one entry per role."""
         width = min(found.shape[-1] for found in logits)
-        pairs = [
-            (logits[expert][..., :width], logits[anti][..., :width], alpha)
-            for (expert, anti), alpha in zip(self.plan.pairs, alphas, strict=True)
-        ]
-        return steer_all(logits[0][..., :width], pairs)
+        # N rows of one position each; the rule's logits are `[B, T, V]`.
+        rows = [found[:, None, :width] for found in logits]
+        pairs = [(rows[expert], rows[anti]) for expert, anti in self.plan.pairs]
+        return self.rule.combine(rows[0], pairs, strengths)[:, 0]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Hand each role its weights; return the names of those that were loaded."""

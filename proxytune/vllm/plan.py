@@ -1,11 +1,12 @@
 """What the engine's processes must know of a composite; it travels inside the base's config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from proxytune.errors import OptionError, RoleError, RuntimeUnsupportedError
-from proxytune.options import check_alpha
+from proxytune.options import pair_alphas
+from proxytune.rules import DEFAULT, rule_named
 from proxytune.vllm.plugin import ARCHITECTURE
 
 CONFIG_KEY = "proxytune"
@@ -42,12 +43,17 @@ class Plan:
         pairs: For each pair the places of its expert and its anti in `roles`.
         alphas: The configured strength of each pair.
         vocab_size: How many ids all roles share; None for the narrowest role's.
+        rule: Name of what combines their logits.
     """
 
     roles: tuple[RolePlan, ...]
     pairs: tuple[tuple[int, int], ...]
     alphas: tuple[float, ...]
     vocab_size: int | None = None
+    rule: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        rule_named(self.rule)
 
     @property
     def models(self) -> tuple[RolePlan, ...]:
@@ -65,6 +71,7 @@ class Plan:
             "pairs": [list(pair) for pair in self.pairs],
             "alphas": list(self.alphas),
             "vocab_size": self.vocab_size,
+            "rule": self.rule,
         }
         return {"architectures": [ARCHITECTURE], CONFIG_KEY: entry}
 
@@ -84,8 +91,9 @@ class Plan:
         return cls(
             roles=tuple(RolePlan(**role) for role in entry["roles"]),
             pairs=tuple((int(expert), int(anti)) for expert, anti in entry["pairs"]),
-            alphas=tuple(check_alpha(alpha) for alpha in entry["alphas"]),
+            alphas=pair_alphas(entry["alphas"], len(entry["pairs"])),
             vocab_size=entry["vocab_size"],
+            rule=entry["rule"],
         )
 
     def alphas_of(self, extra_args: Mapping[str, Any] | None) -> tuple[float, ...]:
@@ -95,30 +103,21 @@ class Plan:
             OptionError: They are no finite numbers, or not one per pair.
         """
         given = request_alphas(extra_args, len(self.pairs))
-        if given is None:
-            return self.alphas
-        return given * len(self.pairs) if len(given) == 1 else given
+        return self.alphas if given is None else given
 
 
 def request_alphas(extra_args: Mapping[str, Any] | None, num_pairs: int) -> tuple[float, ...] | None:
-    """Return the strengths a request asks for: one for all pairs, or as many as its list has; None for none.
+    """Return the strength of each pair that a request asks for, by one number or one per pair; None for none.
 
     Raises:
         OptionError: They are no finite numbers, or a list that is not `num_pairs` long.
     """
     given = (extra_args or {}).get(ALPHA_KEY)
-    if given is None:
-        return None
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        return check_alphas([given])
-    if len(given) != num_pairs:
-        raise OptionError(f"alpha lists {len(given)} numbers for {num_pairs} pair(s): pass one per pair.")
-    return check_alphas(given)
+    return None if given is None else check_alphas(pair_alphas(given, num_pairs))
 
 
-def check_alphas(values: Sequence[Any]) -> tuple[float, ...]:
-    """Return strengths as floats; raise OptionError unless each is a finite number that float16 can hold."""
-    alphas = tuple(check_alpha(value) for value in values)
+def check_alphas(alphas: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the strengths; raise OptionError for one that float16 cannot hold."""
     for alpha in alphas:
         if abs(alpha) > _MAX_ALPHA:
             raise OptionError(f"alpha is {alpha!r}: the vllm runtime takes at most {_MAX_ALPHA:g} either way.")

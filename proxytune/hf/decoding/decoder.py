@@ -9,7 +9,7 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 from proxytune.completion import Request
 from proxytune.errors import OptionError, RuntimeUnsupportedError
-from proxytune.hf.batching import alpha_of
+from proxytune.hf.batching import strengths_of
 from proxytune.hf.decoding.adapter_pass import SharedPair, shared_pairs
 from proxytune.hf.decoding.answers import Answers
 from proxytune.hf.decoding.attention import group_queries
@@ -74,8 +74,6 @@ class LoopDecoder:
         started = time.perf_counter()
         stopwatch = Stopwatch(device if options.stats else None)
         role_ids = [request.role_ids for request in batch]
-        alpha = alpha_of(batch, device)
-        alphas = alpha if isinstance(alpha, list) else list(alpha.unbind(-1))
         choice = Choice(
             options,
             [request.seed for request in batch],
@@ -94,7 +92,8 @@ class LoopDecoder:
         ensemble = Ensemble(
             self.model,
             role_ids,
-            alphas,
+            strengths_of(batch),
+            rule=self.model.rule,
             shared=self.shared,
             draft=self.draft,
             stopwatch=stopwatch,

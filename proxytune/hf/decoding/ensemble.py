@@ -14,7 +14,8 @@ from proxytune.hf.decoding.remote_pass import RemotePass
 from proxytune.hf.decoding.stats import Stopwatch
 from proxytune.hf.decoding.workspace import Workspaces
 from proxytune.hf.role import RoleModel
-from proxytune.steering import Alpha, steer_all
+from proxytune.rules import Rule
+from proxytune.steering import Strengths
 
 DRAFT = -1  # the place of a draft model, which is no role of the composite
 
@@ -30,8 +31,9 @@ class Ensemble:
         self,
         model: Any,
         role_ids: Sequence[Sequence[Sequence[int]]],
-        alphas: Sequence[Alpha],
+        strengths: Strengths,
         *,
+        rule: Rule,
         shared: Mapping[tuple[int, int], SharedPair],
         draft: RoleModel | None = None,
         stopwatch: Stopwatch,
@@ -44,7 +46,8 @@ class Ensemble:
         Args:
             model: The composite.
             role_ids: Per row the prompt ids of every role.
-            alphas: Per pair a number or `[B]`; a pair whose α is the number 0 is not run at all.
+            strengths: Of every row and pair; a pair that is not active is not run at all.
+            rule: How the roles' logits are combined.
             shared: Pairs of the composite that can run in one pass.
             draft: A model that drafts in the expert's place.
             stopwatch: Takes the times of the passes.
@@ -55,9 +58,9 @@ class Ensemble:
         self._width = int(model.config.vocab_size)
         self._device = model.device
         self._stopwatch = stopwatch
-        active = [not (isinstance(alpha, int | float) and alpha == 0) for alpha in alphas]
-        self._pairs = [pair for pair, is_active in zip(model.pair_roles, active, strict=True) if is_active]
-        self._alphas: list[Alpha] = [alpha for alpha, is_active in zip(alphas, active, strict=True) if is_active]
+        self._rule = rule
+        self._pairs = [pair for pair, is_active in zip(model.pair_roles, strengths.active, strict=True) if is_active]
+        self._strengths = strengths.of_active_pairs(self._device)
         self.drafts_itself = draft is None and bool(self._pairs)
         self._drafter_place = self._pairs[0][0] if self.drafts_itself else DRAFT
         places = {0, *(place for pair in self._pairs for place in pair)}
@@ -147,13 +150,9 @@ class Ensemble:
         return self._combined(found | self._gathered())
 
     def pin(self, room: int) -> None:
-        """Fix slots for answers of `room` tokens, and every strength in a tensor: a graph reads no Python numbers."""
+        """Fix slots for answers of `room` tokens."""
         for member in self._all_passes():
             member.pin(room)
-        self._alphas = [
-            alpha if isinstance(alpha, Tensor) else torch.tensor(float(alpha), device=self._device)
-            for alpha in self._alphas
-        ]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order."""
@@ -161,8 +160,7 @@ class Ensemble:
             member.keep(rows)
         if self._remote is not None:
             self._remote.keep(rows)
-        index = torch.tensor(rows, device=self._device)
-        self._alphas = [alpha[index] if isinstance(alpha, Tensor) and alpha.dim() else alpha for alpha in self._alphas]
+        self._strengths = self._strengths[torch.tensor(rows, device=self._device)]
 
     def take_cold(self) -> bool:
         """Return whether anything since the last call of this took longer than it will when it comes again."""
@@ -191,10 +189,10 @@ class Ensemble:
     def _combined(self, found: dict[int, Tensor]) -> Tensor:
         width = self._width
         pairs = [
-            (found[expert][..., :width], found[anti][..., :width], alpha)
-            for (expert, anti), alpha in zip(self._pairs, self._alphas, strict=True)
+            (found[expert][..., :width].to(self._device), found[anti][..., :width].to(self._device))
+            for expert, anti in self._pairs
         ]
-        return steer_all(found[0][..., :width], pairs)
+        return self._rule.combine(found[0][..., :width], pairs, self._strengths)
 
 
 def _groups(

@@ -63,10 +63,9 @@ class BodyRules:
 
     def _require_verifiable(self, alphas: tuple[float, ...] | None, body: dict[str, Any]) -> None:
         if alphas is not None:
-            asked = alphas * len(self.alphas) if len(alphas) == 1 else alphas
-            if asked != self.alphas:
+            if alphas != self.alphas:
                 raise RuntimeUnsupportedError(
-                    f"alpha is {list(asked)}, and a server that speculates has the configured {list(self.alphas)} for "
+                    f"alpha is {list(alphas)}, and a server that speculates has the configured {list(self.alphas)} for "
                     "all requests: leave alpha out."
                 )
             extra = {name: value for name, value in (body.get(XARGS) or {}).items() if name != ALPHA_KEY}

@@ -19,6 +19,7 @@ from proxytune.hf.decoding.ensemble import Ensemble
 from proxytune.hf.decoding.rowstate import RowState
 from proxytune.hf.decoding.stats import Stopwatch
 from proxytune.options import GenerationOptions
+from proxytune.steering import Strengths
 from tests import tiny
 from tests.hf.decoding.rigs import FORMATS, agreeing, scripted, tokens
 
@@ -101,7 +102,9 @@ def test_nothing_in_a_step_waits_for_the_host(width: int, options: dict[str, Any
     """No value is read back, none is sent, and everything stays at its address."""
     model, device = tiny.generator().model, torch.device("cpu")
     checked = GenerationOptions(**options)
-    ensemble = Ensemble(model, [[ids] * 3 for ids in PROMPTS], [1.0], shared={}, stopwatch=Stopwatch(None))
+    strengths = Strengths.of_rows([(1.0,)] * 3)
+    role_ids, stopwatch = [[ids] * 3 for ids in PROMPTS], Stopwatch(None)
+    ensemble = Ensemble(model, role_ids, strengths, rule=model.rule, shared={}, stopwatch=stopwatch)
     choice = Choice(checked, [1, 2, 3], PROMPTS, vocab_size=tiny.VOCAB_SIZE, max_places=40, device=device)
     state = RowState([50] * 3, [], device)
     choice.prepare([0] * 3, 40)
