@@ -7,6 +7,7 @@ from typing import Any, Literal, Unpack
 
 from tqdm import tqdm
 
+from proxytune.checkpoints import load_tokenizer
 from proxytune.completion import Completion, Request, Score
 from proxytune.detokenize import TextStream
 from proxytune.errors import ContextLengthError, OptionError, OutputError
@@ -22,7 +23,7 @@ from proxytune.hf.loading import (
 from proxytune.options import GenerationOptions, LoopSettings, OptionKwargs, Speculation, loop_settings
 from proxytune.prompts import Prompt, PromptFormat
 from proxytune.requests import RequestBuilder, as_continuations, as_prompts
-from proxytune.roles import Pair, Role, as_pairs, load_tokenizer
+from proxytune.roles import Pair, Role, as_pairs
 from proxytune.rows import RowCutter
 from proxytune.runtimes import (
     RuntimeName,

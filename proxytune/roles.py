@@ -1,13 +1,11 @@
-"""Loading base, expert and anti from what the user gave: a hub id, a folder, a loaded model, or an adapter."""
+"""Base, expert and anti as a user gives them: hub id, folder, loaded model, adapter, or a base behind an API."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from proxytune.errors import DependencyError, OptionError, RoleError, RoleNotFoundError, UnknownOptionError
+from proxytune.errors import OptionError, RoleError, UnknownOptionError
 from proxytune.options import check_alpha
 from proxytune.remote.settings import RemoteSettings, remote_model_name
 
@@ -113,7 +111,7 @@ class Role:
             return f"openai:{self.source.model}"
         if not self.is_loaded:
             return str(self.source)
-        peft_config = _peft_config(self.source)
+        peft_config = peft_config_of(self.source)
         return str(self.source.name_or_path or "") if peft_config is None else ""
 
     @property
@@ -122,7 +120,7 @@ class Role:
         if self.is_remote:
             return False
         if self.is_loaded:
-            return _peft_config(self.source) is not None
+            return peft_config_of(self.source) is not None
         return _has_adapter_config(str(self.source), self.revision)
 
 
@@ -162,120 +160,6 @@ def as_pairs(expert: Any, anti: Any, pairs: Sequence[Pair] | None, alpha: float)
     return list(pairs)
 
 
-def load_model(role: Role, name: str) -> Any:
-    """Return the role's causal LM, in evaluation mode.
-
-    Raises:
-        RoleNotFoundError: The folder or its weights are not there.
-        RoleError: It loads, but not as a causal LM; or transformers refused it.
-        DependencyError: Quantisation without bitsandbytes.
-    """
-    if role.is_loaded:
-        _require_weights_only(_peft_config(role.source), name)
-        return role.source.eval()
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    require_files(role, name)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(str(role.source), **_load_kwargs(role))
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise RoleError(f"{name} {str(role.source)!r} cannot be loaded: {_first_sentence(error)}") from error
-    return model.eval()
-
-
-def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any = None) -> tuple[Any, str]:
-    """Return the PeftModel that holds the expert's adapter, and the adapter's name in it.
-
-    The adapter's layers go into `anti` itself, so the weights are held once; it keeps the dtype of its base (peft would
-    make it float32). `wrapper` is the PeftModel already around this anti when several pairs share it.
-
-    Raises:
-        RoleError: The adapter belongs to another model than the anti, or is of a kind that adds prompt tokens.
-    """
-    from peft import PeftModel
-
-    if role.is_loaded:
-        _require_weights_only(_peft_config(role.source), name)
-        if role.source.get_base_model() is not anti:
-            raise RoleError(
-                f"{name} is a PeftModel over another model object than the anti: "
-                "pass anti=expert.get_base_model(), or both as folders."
-            )
-        return role.source.eval(), role.source.active_adapter
-    if wrapper is None and getattr(anti, "peft_config", None):
-        raise RoleError(
-            f"the anti of {name} carries an adapter already, perhaps of another generator: pass the anti's folder, "
-            "or load it anew."
-        )
-    options = {"revision": role.revision, "autocast_adapter_dtype": False}
-    try:
-        read_adapter_config(role, name, anti_role)
-        if wrapper is None:
-            wrapper = PeftModel.from_pretrained(anti, str(role.source), adapter_name=name, **options)
-        else:
-            wrapper.load_adapter(str(role.source), adapter_name=name, **options)
-    except RoleError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise RoleError(
-            f"adapter {str(role.source)!r} does not fit the anti {anti_role.name_or_path!r}: {_first_sentence(error)}"
-        ) from error
-    return wrapper.eval(), name
-
-
-def read_adapter_config(role: Role, name: str, anti: Role) -> Any:
-    """Return the peft config of an expert's adapter that is not loaded.
-
-    Raises:
-        RoleError: It belongs to another model than the anti, or is of a kind that adds prompt tokens.
-    """
-    from peft import PeftConfig
-
-    config: Any = PeftConfig.from_pretrained(str(role.source), revision=role.revision)
-    _require_weights_only(config, name)
-    _require_base(config.base_model_name_or_path, role, name, anti)
-    return config
-
-
-def load_tokenizer(role: Role) -> Any | None:
-    """Return the role's own tokenizer, or None when it has none (an adapter, a model never saved or behind an API)."""
-    from transformers import AutoTokenizer
-
-    source = role.name_or_path
-    if not source or role.is_remote:
-        return None
-    kwargs = {"revision": role.revision, "trust_remote_code": role.trust_remote_code}
-    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(source, **kwargs)
-    except (OSError, ValueError):
-        return None
-
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-
-def require_files(role: Role, name: str) -> None:
-    """Raise RoleNotFoundError early and plainly for a folder that is missing or empty of weights."""
-    if role.is_loaded or role.is_remote or role.is_adapter:
-        return
-    path = Path(str(role.source))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise RoleNotFoundError(f"{name} folder {str(path)!r} has no config.json: it is not a saved model.")
-        if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-            raise RoleNotFoundError(
-                f"{name} folder {str(path)!r} has no weights (*.safetensors or *.bin): save the model there first."
-            )
-        return
-    if looks_local(str(role.source)):
-        raise RoleNotFoundError(f"{name} folder {str(role.source)!r} does not exist: check the path.")
-
-
 def looks_local(source: str) -> bool:
     """Return whether a source is a folder: a hub id is "name" or "owner/name"."""
     return Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
@@ -306,68 +190,6 @@ def _remote_settings(source: Any, name: str, base_url: str | None) -> RemoteSett
     return RemoteSettings(model=model, base_url=base_url)
 
 
-def _require_weights_only(config: Any, name: str) -> None:
-    """Raise RoleError for an adapter that works by added prompt tokens; None is no adapter."""
-    if config is not None and config.is_prompt_learning:
-        raise RoleError(
-            f"{name} is a {config.peft_type} adapter, which adds prompt tokens: use one that changes weights, as LoRA."
-        )
-
-
-def _require_base(named: str | None, role: Role, name: str, anti: Role) -> None:
-    """Raise RoleError unless the adapter was trained over the anti."""
-    if role.trust_adapter_base or not named:
-        return
-    wanted = anti.name_or_path
-    is_same = named == wanted or (Path(named).exists() and Path(wanted).exists() and Path(named).samefile(wanted))
-    if not is_same:
-        raise RoleError(
-            f"{name} {str(role.source)!r} is an adapter over {named!r}, but the anti is {wanted!r}: pass that model as "
-            "anti, or Role(..., trust_adapter_base=True) if it is the same one under another name."
-        )
-
-
-def _load_kwargs(role: Role) -> dict[str, Any]:
-    import torch
-
-    device_map = role.device_map
-    if device_map is None and torch.cuda.is_available():
-        device_map = {"": 0}
-    dtype = role.dtype if role.dtype is not None else "auto"
-    kwargs = {
-        "dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
-        "device_map": device_map,
-        "revision": role.revision,
-        "trust_remote_code": role.trust_remote_code,
-        **role.model_kwargs,
-    }
-    if role.quantization is not None:
-        kwargs["quantization_config"] = _quantization_config(role)
-    return {key: value for key, value in kwargs.items() if value is not None}
-
-
-def _quantization_config(role: Role) -> Any:
-    if not isinstance(role.quantization, str):
-        return role.quantization
-    import torch
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
-    if not is_bitsandbytes_available():
-        raise DependencyError(
-            f"quantization={role.quantization!r} needs bitsandbytes: pip install 'proxytune[bnb]', or load without it."
-        )
-    if role.quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = getattr(torch, role.dtype) if isinstance(role.dtype, str) and role.dtype != "auto" else role.dtype
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute if isinstance(compute, torch.dtype) else torch.bfloat16,
-    )
-
-
 def _has_adapter_config(source: str, revision: str | None) -> bool:
     """Return whether a folder or hub id holds an adapter rather than a model."""
     if Path(source).is_dir():
@@ -382,13 +204,9 @@ def _has_adapter_config(source: str, revision: str | None) -> bool:
         return False
 
 
-def _peft_config(model: Any) -> Any | None:
+def peft_config_of(model: Any) -> Any | None:
+    """Return the config of the active adapter of a PeftModel, None of any other model."""
     configs = getattr(model, "peft_config", None)
     if not configs or not hasattr(model, "get_base_model"):
         return None
     return configs[model.active_adapter]
-
-
-def _first_sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."

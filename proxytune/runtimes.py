@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from proxytune.checkpoints import load_model, load_tokenizer
 from proxytune.errors import (
     DependencyError,
     OptionError,
@@ -19,7 +20,7 @@ from proxytune.hf.loading import merged_generation_config
 from proxytune.hf.role import RoleModel
 from proxytune.hf.runtime import HfRuntime
 from proxytune.options import LoopSettings
-from proxytune.roles import Role, load_model, load_tokenizer
+from proxytune.roles import Role
 from proxytune.vocabulary import shared_size
 
 RuntimeName = Literal["hf", "vllm", "auto"]
@@ -92,7 +93,10 @@ def load_draft(source: Any, defaults: Mapping[str, Any], vocab_size: int, shared
         RoleError: It cannot be loaded.
     """
     role = Role.of(source, "draft", **defaults)
-    draft = RoleModel("draft", load_model(role, "draft"))
+    model = load_model(role, "draft")
+    draft = RoleModel("draft", model)
+    if role.is_adapter:
+        draft = RoleModel("draft", model.get_base_model(), model, model.active_adapter)
     own = load_tokenizer(role)
     size = shared_size({**shared, **({} if own is None else {"draft": own})}, {"draft": draft.logits_width})
     if size < vocab_size:

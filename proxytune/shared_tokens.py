@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from proxytune.checkpoints import load_tokenizer
 from proxytune.errors import OptionError, RoleError
-from proxytune.roles import Role, load_tokenizer
+from proxytune.roles import Role
 from proxytune.vocabulary import shared_size
 
 

@@ -148,7 +148,8 @@ def _total(roles: Sequence["Footprint"], max_context: int | None) -> dict[str, A
 
 def _vocabulary(choice: RoleChoice, roles: Sequence["Footprint"]) -> dict[str, Any]:
     """Return whether the roles share token ids, and how many."""
-    from proxytune.roles import Role, load_tokenizer
+    from proxytune.checkpoints import load_tokenizer
+    from proxytune.roles import Role
     from proxytune.vocabulary import shared_size
 
     named = {"base": choice.base}

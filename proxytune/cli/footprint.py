@@ -1,7 +1,5 @@
 """How many bytes the roles need, from their configs and file headers alone: no weights are loaded."""
 
-import json
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +7,13 @@ from typing import Any
 
 import torch
 
+from proxytune.checkpoints import read_config
 from proxytune.errors import RoleError
+from proxytune.folder_checks import safetensors_header
+from proxytune.library_errors import reason_of
 from proxytune.prompts import PromptFormat
-from proxytune.roles import Pair, Role, require_files
+from proxytune.roles import Pair, Role
 
-_LENGTH_BYTES = 8  # of a safetensors header's own length
 # What bitsandbytes keeps per weight: nf4 in blocks of 64, their scales quantised again in blocks of 256.
 _BYTES_PER_4BIT_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 _SCALE_BYTES = 4  # one float32 scale per output row in 8 bits
@@ -118,19 +118,15 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
 
 def measure(role: Role, name: str) -> _Model:
     """Return the size of a role's model, built without memory from its config."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     folder = Path(role.name_or_path)
-    require_files(role, name)
+    config = read_config(role, name)
     try:
-        config = AutoConfig.from_pretrained(
-            role.name_or_path, revision=role.revision, trust_remote_code=role.trust_remote_code
-        )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=role.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise RoleError(f"{name} {role.name_or_path!r} cannot be read: {reason[:300]}") from error
+        raise RoleError(f"{name} {role.name_or_path!r} cannot be read: {reason_of(error)}") from error
     dtype = _dtype(role, config, folder)
     text_config = config.get_text_config(decoder=True)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -158,15 +154,6 @@ def _heads(config: Any) -> tuple[int, int, int]:
     num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     return num_heads, num_kv_heads, head_dim
-
-
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """Return name to dtype, shape and place of the tensors in a file, without reading them."""
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(_LENGTH_BYTES))
-        header: dict[str, Any] = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return header
 
 
 def _with_formats(base: Role, pairs: Sequence[Pair], formats: Any) -> Iterable[tuple[str, Role, Role | None, str]]:

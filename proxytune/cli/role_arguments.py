@@ -125,7 +125,8 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         OptionError: A setting out of range.
         PromptFormatError: An unknown format.
     """
-    from proxytune.roles import Pair, Role, require_files
+    from proxytune.checkpoints import require_files
+    from proxytune.roles import Pair, Role
 
     if args.alpha is not None:
         check_alpha(args.alpha)
@@ -184,8 +185,9 @@ def _add_loading(group: Any) -> None:
 
 
 def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> RoleChoice:
+    from proxytune.checkpoints import load_tokenizer
     from proxytune.hf.loading import base_of, load_config
-    from proxytune.roles import Pair, Role, load_tokenizer
+    from proxytune.roles import Pair, Role
 
     try:
         config = load_config(folder, base_url=getattr(args, "base_url", None))

@@ -75,7 +75,8 @@ def _shared_format(choice: RoleChoice) -> str:
 
 def _settle_vocabulary(choice: RoleChoice, composite: "VllmComposite") -> tuple[int, ...]:
     """Write the number of shared ids into the composite's config; return the ids that end a completion."""
-    from proxytune.roles import Role, load_tokenizer
+    from proxytune.checkpoints import load_tokenizer
+    from proxytune.roles import Role
     from proxytune.vocabulary import shared_size
 
     named = {"base": choice.base}

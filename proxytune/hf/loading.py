@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from proxytune.errors import RoleError, RoleNotFoundError
+from proxytune.adapters import changes_base, is_plain_lora, load_adapter, read_adapter_config
+from proxytune.checkpoints import load_model, load_tokenizer, require_files
+from proxytune.errors import ProxyTuneWarning, RoleError, RoleNotFoundError
+from proxytune.hf.adapter_probe import AdapterProbe
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.remote_base import RemoteCausalLM, connect
 from proxytune.hf.remote_folder import remote_settings, settle_server, stored_settings
 from proxytune.hf.role import Adapted
 from proxytune.options import check_alpha
-from proxytune.roles import Pair, Role, load_adapter, load_model, load_tokenizer, require_files
+from proxytune.roles import Pair, Role
 from proxytune.rules import DEFAULT, rule_named
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base")
@@ -47,11 +51,7 @@ def build_composite(
             models.append((expert_model, _load_once(anti, f"anti{suffix}", loaded)))
             continue
         anti_model = _load_once(anti, f"anti{suffix}", loaded)
-        peft_model, adapter_name = load_adapter(
-            expert, f"expert{suffix}", anti_model, anti, wrappers.get(id(anti_model))
-        )
-        wrappers[id(anti_model)] = peft_model
-        models.append((Adapted(peft_model, adapter_name), anti_model))
+        models.append((_load_adapted(expert, f"expert{suffix}", anti, anti_model, wrappers), anti_model))
     composite = ProxyTunedForCausalLM(config, base_model, models)
     if base.is_remote:
         base_model.device = composite.roles[1].device
@@ -242,9 +242,34 @@ def _load_once(role: Role, name: str, loaded: dict[Any, Any]) -> Any:
     if key not in loaded:
         model = load_model(role, name)
         # A PeftModel's forward hides positions and cache, so the model below it runs, with its adapter on.
-        is_adapted = role.is_loaded and role.is_adapter
-        loaded[key] = Adapted(model, model.active_adapter) if is_adapted else model
+        loaded[key] = Adapted(model, model.active_adapter) if role.is_adapter else model
     return loaded[key]
+
+
+def _load_adapted(expert: Role, name: str, anti: Role, anti_model: Any, wrappers: dict[int, Any]) -> Adapted:
+    """Return an expert's adapter over its anti, or over a copy of it where it changes the weights below."""
+    if expert.is_loaded:
+        return Adapted(*load_adapter(expert, name, anti_model, anti))
+    config = read_adapter_config(expert, name, anti)
+    shares_anti = not changes_base(config)
+    model = anti_model if shares_anti else _copied(anti, anti_model, name)
+    probe = None if is_plain_lora(config) else AdapterProbe(model)
+    peft_model, adapter_name = load_adapter(expert, name, model, anti, wrappers.get(id(model)))
+    wrappers[id(model)] = peft_model
+    if probe is not None:
+        probe.require_shareable(peft_model, adapter_name, name, shares_anti=shares_anti)
+    return Adapted(peft_model, adapter_name)
+
+
+def _copied(anti: Role, anti_model: Any, name: str) -> Any:
+    """Return the anti once more, for an adapter that changes the weights of what it is loaded into."""
+    warnings.warn(
+        f"{name} is an adapter that changes its base's own weights as it is loaded: it gets a copy of the anti, which "
+        "takes the anti's memory twice; merged into a model of its own it would take no more.",
+        ProxyTuneWarning,
+        stacklevel=2,
+    )
+    return copy.deepcopy(anti_model) if anti.is_loaded else load_model(anti, name)
 
 
 def _settings(role: Role) -> str:

@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from proxytune.adapters import read_adapter_config
 from proxytune.errors import RoleError
-from proxytune.roles import Role, read_adapter_config
+from proxytune.roles import Role
 
 SHARE_OPTION = "proxytune_share_adapters"  # of vLLM's additional_config; False merges at load
 

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
-from proxytune.errors import ProxyTuneWarning, RoleError, RuntimeUnsupportedError
-from proxytune.roles import Role, load_adapter, load_model, require_files
+from proxytune.adapters import load_adapter
+from proxytune.checkpoints import load_model, read_config
+from proxytune.errors import ProxyTuneWarning, RuntimeUnsupportedError
+from proxytune.roles import Role
 from proxytune.vllm.adapter import is_asked_to_merge, why_merged
 from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
 from proxytune.vllm.speculation import OPTION as SPECULATION
@@ -170,12 +172,8 @@ def _source(role: Role) -> str:
 
 def _read(name: str, role: Role, prompt_format: str) -> VllmRole:
     """Return a role that is a model of its own, from its config."""
-    require_files(role, name)
     source = _source(role)
-    try:
-        config = AutoConfig.from_pretrained(source, revision=role.revision).get_text_config(decoder=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise RoleError(f"{name} {source!r} has no config that can be read: {error}") from error
+    config = read_config(role, name).get_text_config(decoder=True)
     require_supported(config, name)
     generation_config = _generation_config(source, role.revision, config)
     plan = RolePlan(name=name, model=source, revision=role.revision)

@@ -189,7 +189,7 @@ def test_output_in_missing_folder(run: Run, roles: list[str], tmp_path: Path) ->
     """An output that cannot be written is found before the models load: the base's weights need not even be any."""
     output = tmp_path / "no" / "a.jsonl"
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("{}")
     result = run("generate", "--base", tmp_path, *roles[2:], "--prompt", "a", "--output", output)
     assert_refused(result, "cannot write", str(output))
 

@@ -11,8 +11,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from proxytune.checkpoints import load_model
 from proxytune.cli.footprint import measure
-from proxytune.roles import Role, load_model
+from proxytune.roles import Role
 from tests.cli.console import CONTEXT, SIZES, Run, assert_refused
 
 
