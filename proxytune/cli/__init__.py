@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from proxytune.cli.parser import parse
 from proxytune.cli.stderr import note, quiet_libraries
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str], *, is_debug: bool) -> int:
+    if sys.stdout is None:  # closed by whoever started us: results that go there must fail by name
+        sys.stdout = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what JSON is in, whatever the locale
     options = parse(arguments)

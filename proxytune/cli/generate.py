@@ -8,9 +8,11 @@ import argparse
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proxytune.cli.decoding_arguments import add_decoding_arguments, decoding_options
+from proxytune.cli.fingerprint import settings_of
 from proxytune.cli.inputs import InputRow, add_input_arguments, read_rows
 from proxytune.cli.outputs import Sink, add_output_arguments, open_sink
 from proxytune.cli.role_arguments import RoleChoice, add_role_arguments, choose_roles
@@ -48,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
     seeds = [row.seed if row.seed is not None else args.seed for row in rows] if is_sampled else [None] * len(rows)
     given = [given_fields(row, choice, seed) for row, seed in zip(rows, seeds, strict=True)]
     expected = Expected(given=given, num_sequences=options.get("num_return_sequences", 1))
+    settings = partial(settings_of, choice, "generate", dict(options))
     options["progress"] = is_watched() if args.progress is None else args.progress
-    with open_sink(args, expected, is_text=args.format == "text") as sink:
+    with open_sink(args, expected, settings, is_text=args.format == "text") as sink:
         todo = [row for row in rows if row.index not in sink.done]
         if is_sampled:
             # Drawn here rather than in the engine, so that each row can tell how to make it again.

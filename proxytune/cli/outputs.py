@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
+from proxytune.cli.fingerprint import Settings, path_beside, require_same, written
 from proxytune.cli.rows import Expected, Line, existing_lines, in_order
 from proxytune.errors import OptionError, OutputError
 
@@ -55,8 +56,12 @@ def add_output_arguments(command: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def open_sink(args: argparse.Namespace, expected: Expected, *, is_text: bool = False) -> Iterator[Sink]:
+def open_sink(
+    args: argparse.Namespace, expected: Expected, settings: Callable[[], Settings], *, is_text: bool = False
+) -> Iterator[Sink]:
     """Open the output, before any model is loaded, and close it at the end.
+
+    `settings` returns what the rows depend on beside the prompts; a file keeps it.
 
     Raises:
         OutputError: It cannot be written, is there already, or holds other rows than those expected.
@@ -70,6 +75,7 @@ def open_sink(args: argparse.Namespace, expected: Expected, *, is_text: bool = F
         return
     if path.is_dir():
         raise OutputError(f"cannot write {str(path)!r}: it is a folder; name a file in it.")
+    require_other_file(path, [args.prompts])
     is_file = path.is_file()
     if is_file and not args.resume and not args.overwrite:
         raise OutputError(f"{str(path)!r} is there already: go on with it by --resume, or replace it by --overwrite.")
@@ -82,8 +88,16 @@ def open_sink(args: argparse.Namespace, expected: Expected, *, is_text: bool = F
             with suppress(OSError):  # what could not be flushed has been reported by the write
                 stream.close()
         return
-    with closing(FileSink(path.resolve(), expected, is_resumed=args.resume, is_text=is_text)) as sink:
+    kept = None if is_text else settings()
+    with closing(FileSink(path.resolve(), expected, kept, is_resumed=args.resume)) as sink:
         yield sink
+
+
+def require_other_file(output: Path, inputs: Sequence[str | None]) -> None:
+    """Raise OutputError for an output that is one of the inputs, also by another name."""
+    for source in inputs:
+        if source not in (None, "-") and output.exists() and Path(source).exists() and output.samefile(source):
+            raise OutputError(f"{str(output)!r} is also the input, which would be lost: name another output.")
 
 
 class StreamSink:
@@ -127,12 +141,16 @@ class StreamSink:
 class FileSink:
     """A regular file: rows are appended batch by batch, whole, and sorted once all are there."""
 
-    def __init__(self, path: Path, expected: Expected, *, is_resumed: bool, is_text: bool) -> None:
-        """Check an existing file against what is `expected` and open it; nothing in it is lost yet, but a torn end."""
+    def __init__(self, path: Path, expected: Expected, settings: Settings | None, *, is_resumed: bool) -> None:
+        """Check an existing file against what is `expected` and open it; nothing in it is lost yet, but a torn end.
+
+        Without `settings` the lines are texts, which nobody can go on with.
+        """
         self._path = path
         self._expected = expected
+        self._settings = settings
         self._is_resumed = is_resumed
-        self._is_text = is_text
+        self._is_text = settings is None
         self._order = in_order()
         next(self._order)
         self._is_new = not path.exists()
@@ -147,12 +165,14 @@ class FileSink:
         self._has_begun = False
 
     def begin(self) -> None:
-        """Empty the file unless it is gone on with."""
+        """Empty the file unless it is gone on with, and keep beside it what its rows depend on."""
         self._has_begun = True
-        if not self._is_resumed:
-            self._size = 0
-            with _writing(self._path):
+        with _writing(self._path):
+            if not self._is_resumed:
+                self._size = 0
                 self._stream.truncate(0)
+            if self._settings is not None and self._size == 0:
+                path_beside(self._path).write_text(written(self._settings), encoding="utf-8")
 
     def write(self, lines: Sequence[Line]) -> None:
         """Append a batch, whole or not at all; texts, which carry no index, in the order of the prompts."""
@@ -182,6 +202,7 @@ class FileSink:
         self._stream.close()
         if self._is_new and self._size == 0:
             self._path.unlink(missing_ok=True)
+            path_beside(self._path).unlink(missing_ok=True)
 
     def failure(self, num_failed: int, reason: str) -> str:
         """Tell how many failed, and how to go on."""
@@ -207,14 +228,16 @@ class FileSink:
         return " in place of --overwrite" if self._is_replaced else ""
 
     def _resume(self) -> None:
-        lines, is_torn = existing_lines(self._path, self._expected)
+        lines, is_clean = existing_lines(self._path, self._expected)
         per_prompt: dict[int, int] = {}
         for line in lines:
             per_prompt[line.index] = per_prompt.get(line.index, 0) + line.is_final
         self.done = frozenset(index for index, count in per_prompt.items() if count == self._expected.num_sequences)
         kept = [line for line in lines if line.index in self.done]
         self._num_lines = len(kept)
-        if is_torn or len(kept) < len(lines):
+        if kept and self._settings is not None:
+            require_same(self._path, self._settings)
+        if not is_clean or len(kept) < len(lines):
             self._replace(kept)
 
     def _replace(self, lines: Sequence[Line]) -> None:

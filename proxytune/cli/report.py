@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from proxytune.cli.outputs import require_other_file
 from proxytune.cli.stderr import note
 from proxytune.errors import OutputError
 
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     path = None if args.output is None else Path(args.output).expanduser()
     if path is not None and path.is_dir():
         raise OutputError(f"cannot write {str(path)!r}: it is a folder; name a file in it.")
+    if path is not None:
+        require_other_file(path, args.traces)
     if path is not None and path.exists() and not args.overwrite:
         raise OutputError(f"{str(path)!r} is there already: replace it by --overwrite, or name another.")
     texts = [text for name in args.traces for text in read_traced_texts(name)]

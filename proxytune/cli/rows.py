@@ -84,7 +84,9 @@ def in_order() -> Generator[list[Line], Sequence[Line], None]:
 
 
 def existing_lines(path: Path, expected: Expected) -> tuple[list[Line], bool]:
-    """Return the lines of an output file, and whether a half-written last one was left out.
+    """Return the lines of an output file, each row once, and whether the file holds just these.
+
+    It holds more where the last line is half written, or where two runs wrote the same rows.
 
     Raises:
         OutputError: A line is not one of the rows expected; the text names it.
@@ -105,7 +107,7 @@ def existing_lines(path: Path, expected: Expected) -> tuple[list[Line], bool]:
             )
         key = (row["index"], row.get("sequence", 0))
         lines[key] = Line(*key, expected.num_sequences, line.decode() + "\n", is_final="error" not in row)
-    return list(lines.values()), bool(torn)
+    return list(lines.values()), not torn and len(lines) == len(whole)
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:

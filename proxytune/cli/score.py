@@ -5,11 +5,13 @@ A JSONL row of input is {"prompt": ..., "continuation": text or token ids}, opti
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from proxytune.cli.fingerprint import settings_of
 from proxytune.cli.generate import given_fields, row_alphas
 from proxytune.cli.inputs import InputRow, add_input_arguments, read_rows
 from proxytune.cli.outputs import Sink, add_output_arguments, open_sink
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     choice = choose_roles(args)
     rows = read_rows(args, has_continuation=True)
     given = [given_fields(row, choice) for row in rows]
-    with open_sink(args, Expected(given=given)) as sink:
+    with open_sink(args, Expected(given=given), partial(settings_of, choice, "score", None)) as sink:
         todo = [row for row in rows if row.index not in sink.done]
         try:
             if todo:

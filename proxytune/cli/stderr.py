@@ -14,13 +14,14 @@ from proxytune.errors import ProxyTuneWarning
 
 def note(text: str) -> None:
     """Write one line for the user to read."""
-    sys.stderr.write(f"proxytune: {text}\n")
-    sys.stderr.flush()
+    if sys.stderr is not None:  # it may be closed
+        sys.stderr.write(f"proxytune: {text}\n")
+        sys.stderr.flush()
 
 
 def is_watched() -> bool:
     """Whether someone looks at stderr, so that progress bars are worth drawing."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextmanager

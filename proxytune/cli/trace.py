@@ -8,11 +8,13 @@ import argparse
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from proxytune.cli.decoding_arguments import add_decoding_arguments, decoding_options
+from proxytune.cli.fingerprint import settings_of
 from proxytune.cli.generate import given_fields, row_alphas
 from proxytune.cli.inputs import InputRow, add_input_arguments, read_rows
 from proxytune.cli.outputs import Sink, add_output_arguments, open_sink
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if options.get("temperature", 0) == 0 or rows[0].continuation is not None:
         seeds = [None] * len(rows)
     given = [given_fields(row, choice, seed) for row, seed in zip(rows, seeds, strict=True)]
-    with open_sink(args, Expected(given=given)) as sink:
+    with open_sink(args, Expected(given=given), partial(settings_of, choice, "trace", options)) as sink:
         todo = [row for row in rows if row.index not in sink.done]
         tracing = _Tracing(args, choice, options, seeds, given)
         try:

@@ -48,7 +48,7 @@ def test_file_is_sorted(run: Run, roles: list[str], expected: list[str], tmp_pat
     result = run(*arguments, "--output", tmp_path / "a.jsonl", stdin=stdin)
     assert (result.code, result.out) == (0, "")
     assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == out
-    assert [row.name for row in tmp_path.iterdir()] == ["a.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.run.json"]
 
 
 def test_gzipped_rows(run: Run, roles: list[str], expected: list[str], tmp_path: Path) -> None:

@@ -33,4 +33,4 @@ def test_refusals(run: Run, tmp_path: Path) -> None:
     assert_refused(run("report", traces, "-o", tmp_path / "no" / "a.html"), "cannot write")
     assert run("report", traces, "-o", page, "--overwrite").code == 0
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "trace.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "trace.jsonl", "trace.jsonl.run.json"]
