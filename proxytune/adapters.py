@@ -10,9 +10,10 @@ from proxytune.library_errors import reason_of
 from proxytune.roles import Role, peft_config_of
 
 _MISSING = "missing adapter keys"  # in peft's warning
-_PLAIN_STARTS = ("gaussian",)
-_RANKS = ("r", "rank_pattern", "num_vectors", "vector_length", "n_frequency", "ia3_rank", "d_initial")
-_MAX_RANK = 2**20
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
+_UNBOUNDED = ("seed", "key", "alpha", "frequency", "token", "_ids", "layers")  # in names of numbers that may be large
+_MAX_SIZE = 2**16  # of ranks, blocks, vectors
+_MAX_ROUNDS = 100  # of a decomposition
 _PLAIN_LORA_FIELDS = frozenset(
     {
         "alpha_pattern",
@@ -60,6 +61,11 @@ def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any
             raise RoleError(
                 f"{name} is a PeftModel over another model object than the anti: "
                 "pass anti=expert.get_base_model(), or both as folders."
+            )
+        if changes_base(peft_config_of(role.source)):
+            raise RoleError(
+                f"{name} is a PeftModel whose adapter has changed its base's own weights, so that base is no anti any "
+                "more: pass expert and anti as folders."
             )
         return role.source.eval(), role.source.active_adapter
     if wrapper is None and getattr(anti, "peft_config", None):
@@ -132,8 +138,8 @@ def require_weight_adapter(config: Any, name: str) -> None:
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     reason = _REFUSED.get(kind)
     if config.is_prompt_learning:
-        reason = "adds prompt tokens"
-    elif getattr(config, "alora_invocation_tokens", None):
+        raise RoleError(f"{name} is a {kind} adapter, which adds prompt tokens: use one that changes weights, as LoRA.")
+    if getattr(config, "alora_invocation_tokens", None):
         kind, reason = "aLoRA", "acts on the tokens from an invocation in the prompt on, which steering does not track"
     elif "pissa_niter" in str(getattr(config, "init_lora_weights", "")):
         kind = f"PiSSA ({config.init_lora_weights})"
@@ -155,6 +161,7 @@ def changes_base(config: Any) -> bool:
     return bool(
         (isinstance(start, str) and start.lower() not in _PLAIN_STARTS)
         or getattr(config, "layer_replication", None)
+        or getattr(config, "kasa_config", None)
         or getattr(config, "bias", "none") not in ("none", None, False)
     )
 
@@ -171,13 +178,16 @@ def is_plain_lora(config: Any) -> bool:
 
 
 def _require_bounded(config: Any, role: Role, name: str) -> None:
-    """Raise RoleError for a rank that no adapter has, which would fill the memory."""
+    """Raise RoleError for a rank or a number of rounds that no adapter has: it would fill the memory, or never end."""
     for key, value in config.to_dict().items():
+        limit = _MAX_ROUNDS if "iter" in key else _MAX_SIZE
         values = value.values() if isinstance(value, dict) else [value]
-        if key in _RANKS and any(isinstance(each, int) and each > _MAX_RANK for each in values):
+        if any(part in key for part in _UNBOUNDED):
+            continue
+        if any(isinstance(each, int | float) and not each <= limit for each in values):
             raise RoleError(
                 f"{name} {str(role.source)!r} has {key}={value} in its adapter_config.json: no adapter has more than "
-                f"{_MAX_RANK}; get it again."
+                f"{limit}; get it again."
             )
 
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from proxytune.adapters import changes_base, is_plain_lora, load_adapter, read_adapter_config
 from proxytune.checkpoints import load_model, load_tokenizer, require_files
 from proxytune.errors import ProxyTuneWarning, RoleError, RoleNotFoundError
-from proxytune.hf.adapter_probe import AdapterProbe
+from proxytune.hf.adapter_probe import probe_logits, require_shareable
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.remote_base import RemoteCausalLM, connect
@@ -242,23 +242,28 @@ def _load_once(role: Role, name: str, loaded: dict[Any, Any]) -> Any:
     if key not in loaded:
         model = load_model(role, name)
         # A PeftModel's forward hides positions and cache, so the model below it runs, with its adapter on.
-        loaded[key] = Adapted(model, model.active_adapter) if role.is_adapter else model
+        loaded[key] = _probed(Adapted(model, model.active_adapter), name) if role.is_adapter else model
     return loaded[key]
 
 
 def _load_adapted(expert: Role, name: str, anti: Role, anti_model: Any, wrappers: dict[int, Any]) -> Adapted:
     """Return an expert's adapter over its anti, or over a copy of it where it changes the weights below."""
     if expert.is_loaded:
-        return Adapted(*load_adapter(expert, name, anti_model, anti))
+        return _probed(Adapted(*load_adapter(expert, name, anti_model, anti)), name)
     config = read_adapter_config(expert, name, anti)
     shares_anti = not changes_base(config)
     model = anti_model if shares_anti else _copied(anti, anti_model, name)
-    probe = None if is_plain_lora(config) else AdapterProbe(model)
+    before = None if is_plain_lora(config) or not shares_anti else probe_logits(model)
     peft_model, adapter_name = load_adapter(expert, name, model, anti, wrappers.get(id(model)))
     wrappers[id(model)] = peft_model
-    if probe is not None:
-        probe.require_shareable(peft_model, adapter_name, name, shares_anti=shares_anti)
-    return Adapted(peft_model, adapter_name)
+    return _probed(Adapted(peft_model, adapter_name), name, before)
+
+
+def _probed(adapted: Adapted, name: str, anti_logits: Any = None) -> Adapted:
+    """Return what was given; raise RoleError where its adapter is more than low-rank factors and cannot be shared."""
+    if not is_plain_lora(adapted.peft_model.peft_config[adapted.adapter_name]):
+        require_shareable(adapted.peft_model, adapted.adapter_name, name, anti_logits)
+    return adapted
 
 
 def _copied(anti: Role, anti_model: Any, name: str) -> Any:
