@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from proxytune.completion import Request, TokenLogprob
 from proxytune.hf.batching import role_prompts, strengths_of
 from proxytune.hf.decoding.loop import Decoded
 from proxytune.hf.finite import rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
-from proxytune.hf.sampling import LogprobRecorder, processors
+from proxytune.hf.sampling import LogprobRecorder, SamplerProcessor, beam_processors
 from proxytune.hf.stopping import Cancelled, RowLimits, StopTexts
 from proxytune.hf.streaming import QueueStreamer
 from proxytune.options import GenerationOptions
+from proxytune.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class GenerateDecoder:
         base, prompts = role_prompts([request.role_ids for request in batch], self.pad_token_id, device)
         prompt_length = base.input_ids.shape[1]
         limits = [request.max_new_tokens for request in batch]
-        chain, chooser, recorder = processors(options, [request.seed for request in batch], base.attention_mask, device)
+        has_beams = options.num_beams > 1
+        sampler, recorder = (None, None) if has_beams else self._sampler(batch, options)
+        chain = beam_processors(options, base.attention_mask) if sampler is None else LogitsProcessorList([sampler])
         criteria = StoppingCriteriaList([RowLimits(limits, prompt_length, device)])
         if options.stop:
             criteria.append(StopTexts(self.tokenizer, options.stop, prompt_length))
@@ -65,8 +68,8 @@ class GenerateDecoder:
                 max_new_tokens=max(limits),
                 do_sample=False,
                 num_beams=options.num_beams,
-                num_return_sequences=options.num_return_sequences if options.num_beams > 1 else 1,
-                length_penalty=options.length_penalty if options.num_beams > 1 else None,
+                num_return_sequences=options.num_return_sequences if has_beams else 1,
+                length_penalty=options.length_penalty if has_beams else None,
                 eos_token_id=None if options.ignore_eos else list(self.eos_token_ids) or None,
                 pad_token_id=self.pad_token_id,
                 logits_processor=chain,
@@ -77,7 +80,21 @@ class GenerateDecoder:
         logprobs = (
             None if recorder is None else [_logprobs(recorder, row, found) for row, found in enumerate(sequences)]
         )
-        return Decoded(sequences, logprobs, None if chooser is None else chooser.first_token_at)
+        return Decoded(sequences, logprobs, None if sampler is None else sampler.first_token_at)
+
+    def _sampler(
+        self, batch: Sequence[Request], options: GenerationOptions
+    ) -> tuple[SamplerProcessor, LogprobRecorder | None]:
+        """Return what samples the tokens of a batch, and what records their log-probabilities where asked for."""
+        sampler = Sampler(
+            options,
+            [request.seed for request in batch],
+            [request.role_ids[0] for request in batch],
+            vocab_size=int(self.model.config.vocab_size or 0),
+            device=self.model.device,
+        )
+        recorder = None if options.logprobs is None else LogprobRecorder(options.logprobs)
+        return SamplerProcessor(sampler, recorder), recorder
 
     @torch.no_grad()
     def scored_logprobs(self, request: Request, token_ids: Sequence[int], num_top: int) -> tuple[TokenLogprob, ...]:

@@ -102,7 +102,7 @@ def engine_arguments(composite: VllmComposite) -> dict[str, Any]:
             raise OptionError(f"engine_options sets {name!r}, which the composite sets itself: leave it out.")
     plan = composite.plan()
     base = plan.roles[0]
-    processors = [processor_name(len(plan.pairs)), "proxytune.vllm.drawing:SeededDraws"]
+    processors = [processor_name(len(plan.pairs)), "proxytune.vllm.seeded_sampling:SeededSampling"]
     if composite.is_speculative:
         # vLLM refuses to speculate beside logits processors; how much it accepts stands in its statistics.
         processors = []

@@ -22,7 +22,7 @@ from proxytune.vllm.alpha import processor_name
 from proxytune.vllm.composite import new_composite
 from proxytune.vllm.plan import Plan
 
-DRAWS = "proxytune.vllm.drawing:SeededDraws"
+DRAWS = "proxytune.vllm.seeded_sampling:SeededSampling"
 
 _ROLES = ("base", "expert", "anti")
 _SERVE = "`proxytune serve` can"

@@ -16,9 +16,9 @@ from proxytune.options import GenerationOptions
 from proxytune.rows import RowCutter
 from proxytune.trace import Trace
 from proxytune.vllm.composite import VllmComposite
-from proxytune.vllm.drawing import draw_arguments
 from proxytune.vllm.engine import Engine
 from proxytune.vllm.plan import ALPHA_KEY, check_alphas
+from proxytune.vllm.seeded_sampling import draw_arguments
 from proxytune.vllm.speculation import Acceptance, require_verifiable
 
 _NO_TRACE = (

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxytune.hf.decoding.choice import Choice
 from proxytune.hf.decoding.ensemble import Ensemble
 from proxytune.hf.decoding.prospect import Prospect
 from proxytune.hf.decoding.reading import Reading
 from proxytune.hf.decoding.rowstate import RowState
+from proxytune.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cycle:
     """The parts of a batch that a cycle works on: its roles, how tokens are chosen, and where the rows are."""
 
     ensemble: Ensemble
-    choice: Choice
+    sampler: Sampler
     state: RowState
 
     def run(
@@ -45,14 +45,14 @@ class Cycle:
         if width == 1:
             self.ensemble.begin(self.state.pending, reading)
             logits = self.ensemble.read(self.state.pending, reading)
-            return self.state.take(self.choice, logits, self.state.pending[:, :0]), logits
+            return self.state.take(self.sampler, logits, self.state.pending[:, :0]), logits
         drafts, behind = self._draft(width, reading, first, prospect)
         tokens = torch.cat([self.state.pending, drafts], dim=1)
         self.ensemble.begin(tokens, reading)
         # An expert's logits, which its drafts were chosen from, are part of the combination.
         expert = torch.cat(behind, dim=1) if first is None else None
         logits = self.ensemble.read(tokens, reading, expert)
-        return self.state.take(self.choice, logits, drafts), logits
+        return self.state.take(self.sampler, logits, drafts), logits
 
     def _draft(
         self, width: int, reading: Reading, first: Tensor | None, prospect: Prospect | None
@@ -69,7 +69,7 @@ class Cycle:
                 logits.append(self.ensemble.draft(token, reading.ahead(step)))
             if step == width - 1:
                 break
-            token = self.choice.choose(logits[-1], self.state.counts[:, None] + step, drafts)
+            token = self.sampler.sample(logits[-1], self.state.counts[:, None] + step, drafts)
             if prospect is not None and not prospect.admits(_probabilities(logits[-1], token)):
                 break
             drafts = torch.cat([drafts, token], dim=1)

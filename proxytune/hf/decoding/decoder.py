@@ -13,7 +13,6 @@ from proxytune.hf.batching import strengths_of
 from proxytune.hf.decoding.adapter_pass import SharedPair, shared_pairs
 from proxytune.hf.decoding.answers import Answers
 from proxytune.hf.decoding.attention import group_queries
-from proxytune.hf.decoding.choice import Choice
 from proxytune.hf.decoding.controller import Controller
 from proxytune.hf.decoding.cycle import Cycle
 from proxytune.hf.decoding.eligibility import why_no_own_loop
@@ -26,6 +25,7 @@ from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.role import RoleModel
 from proxytune.hf.stopping import StopFinder
 from proxytune.options import GenerationOptions, LoopSettings, Speculation
+from proxytune.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class LoopDecoder:
         started = time.perf_counter()
         stopwatch = Stopwatch(device if options.stats else None)
         role_ids = [request.role_ids for request in batch]
-        choice = Choice(
+        sampler = Sampler(
             options,
             [request.seed for request in batch],
             [ids[0] for ids in role_ids],
             vocab_size=int(self.model.config.vocab_size or 0),
-            max_places=max(PLAIN_BURST, DRAFT_BURST * controller.max_width) if is_static else controller.max_width,
+            max_positions=max(PLAIN_BURST, DRAFT_BURST * controller.max_width) if is_static else controller.max_width,
             device=device,
         )
         answers = Answers(
@@ -103,7 +103,7 @@ class LoopDecoder:
         )
         state = RowState(limits, ends, device)
         decoding = Decoding(
-            cycle=Cycle(ensemble, choice, state),
+            cycle=Cycle(ensemble, sampler, state),
             controller=controller,
             answers=answers,
             limits=limits,

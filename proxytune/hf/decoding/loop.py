@@ -87,9 +87,9 @@ class Decoding:
     def run(self) -> None:
         """Decode until every row has ended."""
         state = self.cycle.state
-        self.cycle.choice.prepare(self.answers.counts, 1)
+        self.cycle.sampler.prepare(self.answers.counts, 1)
         logits = self.cycle.ensemble.read_prompts(_ROOM, max(self.limits))
-        outcome = state.take(self.cycle.choice, logits, state.pending[:, :0])
+        outcome = state.take(self.cycle.sampler, logits, state.pending[:, :0])
         self._store(outcome.tolist(), 1, self._logprobs(logits, outcome))
         self._is_prompt = False
         while not all(self._is_done) and not self.is_cancelled():
@@ -117,7 +117,7 @@ class Decoding:
         started = time.perf_counter()
         rooms, counts = self._rooms(), self.answers.counts
         plan = self._plan(rooms)
-        self.cycle.choice.prepare(counts, plan.width)
+        self.cycle.sampler.prepare(counts, plan.width)
         has_draft_model = plan.width > 1 and not self.cycle.ensemble.drafts_itself
         first = self._caught_up() if has_draft_model else None
         prospect = None
@@ -153,7 +153,7 @@ class Decoding:
             num_cycles = 1
         counts = self.answers.counts
         self._pin(max(counts) + num_cycles * width)
-        self.cycle.choice.prepare(counts, num_cycles * width)
+        self.cycle.sampler.prepare(counts, num_cycles * width)
         step = self._steps.setdefault(width, Step(self.cycle, width, self.device))
         outcomes = torch.stack([step.run() for _ in range(num_cycles)]).tolist()
         agreed = [self._store(outcome, width, None) for outcome in outcomes if not all(self._is_done)]
@@ -239,8 +239,9 @@ class Decoding:
             return
         self._cycles_since_compaction = 0
         rows = [row for row, is_done in enumerate(self._is_done) if not is_done]
-        for part in (self.cycle.ensemble, self.cycle.choice, self.cycle.state, self.answers):
+        for part in (self.cycle.ensemble, self.cycle.state, self.answers):
             part.keep(rows)
+        self.cycle.sampler.select_rows(rows)
         self._num_read = [self._num_read[row] for row in rows]
         self._is_done = [False] * len(rows)
         self._steps.clear()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proxytune.hf.decoding.choice import Choice
+from proxytune.sampling import Sampler
 
 
 class RowState:
@@ -28,7 +28,7 @@ class RowState:
         """Return the next `width` places of every row, `[B, width]`."""
         return self.counts[:, None] + torch.arange(width, device=self.counts.device)
 
-    def take(self, choice: Choice, logits: Tensor, drafts: Tensor) -> Tensor:
+    def take(self, sampler: Sampler, logits: Tensor, drafts: Tensor) -> Tensor:
         """Choose from the combined logits `[B, w, V]`; keep what `drafts` `[B, w − 1]` got right, and one token more.
 
         Returns:
@@ -36,14 +36,14 @@ class RowState:
             count, and whether the row has ended.
         """
         width = logits.shape[1]
-        tokens = choice.choose(logits, self.places(width), drafts)
+        tokens = sampler.sample(logits, self.places(width), drafts)
         agreed = (tokens[:, :-1] == drafts).long().cumprod(1).sum(1)
         new, has_end = accepted(tokens, agreed, self.limits - self.counts, self._ends)
         self.counts += new
         self.limits.copy_(torch.where(has_end, self.counts, self.limits))
         last = tokens.gather(1, (new - 1).clamp(min=0)[:, None])
         self.pending.copy_(torch.where(new[:, None] > 0, last, self.pending))
-        choice.note(tokens, torch.arange(width, device=tokens.device) < new[:, None])
+        sampler.update_seen(tokens, torch.arange(width, device=tokens.device) < new[:, None])
         is_done = self.counts >= self.limits
         return torch.cat([tokens, agreed[:, None], new[:, None], is_done[:, None].long()], dim=1)
 

@@ -12,13 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from proxytune import ProxyGenerator
-from proxytune.hf.decoding.choice import Choice
 from proxytune.hf.decoding.cycle import Cycle
 from proxytune.hf.decoding.decoder import can_be_recorded
 from proxytune.hf.decoding.ensemble import Ensemble
 from proxytune.hf.decoding.rowstate import RowState
 from proxytune.hf.decoding.stats import Stopwatch
 from proxytune.options import GenerationOptions
+from proxytune.sampling import Sampler
 from proxytune.steering import Strengths
 from tests import tiny
 from tests.hf.decoding.rigs import FORMATS, agreeing, scripted, tokens
@@ -105,16 +105,16 @@ def test_nothing_in_a_step_waits_for_the_host(width: int, options: dict[str, Any
     strengths = Strengths.of_rows([(1.0,)] * 3)
     role_ids, stopwatch = [[ids] * 3 for ids in PROMPTS], Stopwatch(None)
     ensemble = Ensemble(model, role_ids, strengths, rule=model.rule, shared={}, stopwatch=stopwatch)
-    choice = Choice(checked, [1, 2, 3], PROMPTS, vocab_size=tiny.VOCAB_SIZE, max_places=40, device=device)
+    sampler = Sampler(checked, [1, 2, 3], PROMPTS, vocab_size=tiny.VOCAB_SIZE, max_positions=40, device=device)
     state = RowState([50] * 3, [], device)
-    choice.prepare([0] * 3, 40)
+    sampler.prepare([0] * 3, 40)
     with torch.no_grad():
-        state.take(choice, ensemble.read_prompts(64), state.pending[:, :0])
+        state.take(sampler, ensemble.read_prompts(64), state.pending[:, :0])
         ensemble.pin(64)
         addresses = set()
         for _ in range(4):
             with NoHost():
-                Cycle(ensemble, choice, state).run(width, ())
+                Cycle(ensemble, sampler, state).run(width, ())
             addresses.add((state.counts.data_ptr(), state.limits.data_ptr(), state.pending.data_ptr()))
     assert len(addresses) == 1
     assert int(state.counts.min()) >= 2
