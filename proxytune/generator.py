@@ -101,8 +101,7 @@ class ProxyGenerator:
             speculation: Lossless drafting in runtime hf: "auto" measures whether it pays and how far to draft, k drafts
                 k tokens, "off" none. The tokens are the same, seeded ones too.
             draft: Who drafts: "expert", or a smaller model with the same vocabulary.
-            compile: "auto" replays what comes again: the step as one CUDA graph, on a CPU forwards as their kernels,
-                which leaves out the models' Python (not where modules have hooks). "off" runs eagerly.
+            compile: "auto" captures each role's forward as a CUDA graph, "off" runs eagerly; no difference on a CPU.
 
         Raises:
             RuntimeUnsupportedError: The runtime cannot run these roles; the text names the one that can.

@@ -154,7 +154,7 @@ class LoopSettings:
     Attributes:
         speculation: "auto" measures whether drafts pay and how far to draft; "off" never drafts; k drafts k tokens.
         has_draft_model: Whether a model of its own drafts in the expert's place.
-        compile: "auto" captures the step as a CUDA graph, or on a CPU each forward; "off" runs eagerly.
+        compile: "auto" captures each role's forward as a CUDA graph; "off" runs eagerly.
     """
 
     speculation: Speculation = "auto"

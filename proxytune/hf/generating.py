@@ -10,7 +10,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from proxytune.completion import Request, TokenLogprob
 from proxytune.hf.batching import role_prompts, strengths_of
-from proxytune.hf.decoding.loop import Decoded
+from proxytune.hf.decoding.batch_state import GenerationOutputs
 from proxytune.hf.finite import rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.sampling import LogprobRecorder, SamplerProcessor, beam_processors
@@ -43,7 +43,7 @@ class GenerateDecoder:
         *,
         streamer: QueueStreamer | None = None,
         cancelled: Cancelled | None = None,
-    ) -> Decoded:
+    ) -> GenerationOutputs:
         """Return what every row gave: with beams `num_return_sequences` per request, else one."""
         device = self.model.device
         base, prompts = role_prompts([request.role_ids for request in batch], self.pad_token_id, device)
@@ -80,7 +80,7 @@ class GenerateDecoder:
         logprobs = (
             None if recorder is None else [_logprobs(recorder, row, found) for row, found in enumerate(sequences)]
         )
-        return Decoded(sequences, logprobs, None if sampler is None else sampler.first_token_at)
+        return GenerationOutputs(sequences, logprobs, None if sampler is None else sampler.first_token_at)
 
     def _sampler(
         self, batch: Sequence[Request], options: GenerationOptions

@@ -88,7 +88,7 @@ class RoleModel:
     def logits(self, inputs: dict[str, Any], logits_to_keep: int | Tensor = 0) -> Tensor:
         """Return the logits `[B, T', V]` for inputs made by `inputs` or `next_inputs`; 0 keeps every position."""
         keep = {"logits_to_keep": logits_to_keep} if "logits_to_keep" in self.accepted else {}
-        with self._switched():
+        with self.adapter_switched():
             logits: Tensor = self.model(**inputs, **keep).logits
         if isinstance(logits_to_keep, int):
             return logits[:, -logits_to_keep:]
@@ -145,7 +145,7 @@ class RoleModel:
         return prepared
 
     @contextmanager
-    def _switched(self) -> Iterator[None]:
+    def adapter_switched(self) -> Iterator[None]:
         """Run with the adapter as this role has it."""
         if self.adapter is not None and self.adapter_name is None:
             with self.adapter.disable_adapter():

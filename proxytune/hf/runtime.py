@@ -8,8 +8,8 @@ from typing import Any
 from proxytune.completion import FinishReason, Request, Row, Score, TokenLogprob
 from proxytune.errors import RemoteBudgetError, RemoteError, RuntimeUnsupportedError
 from proxytune.hf.batching import run_in_batches
+from proxytune.hf.decoding.batch_state import GenerationOutputs
 from proxytune.hf.decoding.decoder import LoopDecoder, require_no_demand
-from proxytune.hf.decoding.loop import Decoded
 from proxytune.hf.generating import GenerateDecoder
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.scoring import prompts_together, score_batch
@@ -112,7 +112,12 @@ class HfRuntime:
         return self._rows(decoded, batch, options, seconds, first)
 
     def _rows(
-        self, decoded: Decoded, batch: Sequence[Request], options: GenerationOptions, seconds: float, first: float
+        self,
+        decoded: GenerationOutputs,
+        batch: Sequence[Request],
+        options: GenerationOptions,
+        seconds: float,
+        first: float,
     ) -> list[list[Row]]:
         """Return the rows of each request from what its batch gave in `seconds`, `first` of them to the first token."""
         per_request = len(decoded.token_ids) // len(batch)
@@ -155,8 +160,8 @@ class HfRuntime:
         return GenerateDecoder(self.model, self.tokenizer, self.eos_token_ids, self.pad_token_id)
 
 
-def _nothing(num_rows: int, options: GenerationOptions, error: RemoteBudgetError) -> Decoded:
+def _nothing(num_rows: int, options: GenerationOptions, error: RemoteBudgetError) -> GenerationOutputs:
     """Return what a batch gave that was not begun."""
     empty: list[list[Any]] = [[] for _ in range(num_rows)]
     logprobs = None if options.logprobs is None else empty
-    return Decoded(empty, logprobs, None, errors=dict.fromkeys(range(num_rows), error), masses=empty)
+    return GenerationOutputs(empty, logprobs, None, errors=dict.fromkeys(range(num_rows), error), masses=empty)

@@ -1,9 +1,10 @@
-"""What decoding did and what it cost: counts of a batch, and seconds by role where they were asked for."""
+"""Statistics of decoding: counts of a batch, seconds by role, and the bytes a token must read."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,46 +38,49 @@ class Stopwatch:
         return time.perf_counter()
 
 
-class Tally:
-    """Counts cycles, tokens, and drafts kept by their place in the draft."""
+class DecodeCounters:
+    """Counts of steps, tokens, and drafts kept by their position among the drafts."""
 
     def __init__(self) -> None:
         self.num_first_tokens = 0
-        self.num_cycles = 0
-        self.num_row_cycles = 0
+        self.num_steps = -1  # the prompts' does not count
+        self.num_row_steps = 0
         self.num_tokens = 0
         self.proposed: list[int] = []
         self.accepted: list[int] = []
 
-    def count_first(self, num_tokens: int) -> None:
-        """Note the tokens that the prompts gave, before any cycle."""
-        self.num_first_tokens = num_tokens
-
-    def count(self, width: int, agreed: Sequence[int], emitted: Sequence[int]) -> None:
-        """Note a cycle: `agreed` drafts of `width − 1` and `emitted` tokens of each row that took part."""
-        self.num_cycles += 1
-        self.num_row_cycles += len(agreed)
+    def count(self, num_drafts: int, agreed: Sequence[int], emitted: Sequence[int]) -> None:
+        """Count a step, the prompts' first: drafts that agreed, and tokens, of each row that took part."""
+        self.num_steps += 1
+        if self.num_steps == 0:
+            self.num_first_tokens = sum(emitted)
+            return
+        self.num_row_steps += len(agreed)
         self.num_tokens += sum(emitted)
-        missing = width - 1 - len(self.proposed)
+        missing = num_drafts - len(self.proposed)
         self.proposed += [0] * missing
         self.accepted += [0] * missing
-        for place in range(width - 1):
-            self.proposed[place] += len(agreed)
-            self.accepted[place] += sum(count > place for count in agreed)
+        for position in range(num_drafts):
+            self.proposed[position] += len(agreed)
+            self.accepted[position] += sum(count > position for count in agreed)
 
     def stats(
-        self, *, seconds: float, role_seconds: dict[str, float], floor: "Floor", num_requests: int | None = None
+        self, model: Any, *, seconds: float, role_seconds: dict[str, float], num_requests: int | None = None
     ) -> DecodingStats:
-        """Return the figures of a batch that took `seconds`, prompts included, and requests to a remote base."""
+        """Return the figures of a batch of the composite `model` that took `seconds`, prompts included.
+
+        `num_requests`: sent to a remote base.
+        """
+        floor = memory_roofline(model)
         base_seconds = sum(value for name, value in role_seconds.items() if "base" in name.split("+"))
         num_tokens = self.num_tokens + self.num_first_tokens
-        rows = max(1, self.num_row_cycles)
+        rows = max(1, self.num_row_steps)
         return DecodingStats(
             tokens_per_second=num_tokens / seconds,
             tokens_per_cycle=self.num_tokens / rows,
             acceptance=tuple(kept / asked for kept, asked in zip(self.accepted, self.proposed, strict=True) if asked),
             num_drafted=sum(self.proposed) / rows,
-            num_cycles=self.num_cycles,
+            num_cycles=max(0, self.num_steps),
             num_tokens=num_tokens,
             role_seconds=dict(role_seconds),
             floor_bytes=floor.bytes_per_token,
@@ -86,17 +90,19 @@ class Tally:
         )
 
 
-class Floor:
-    """The bytes of weights that one token of plain decoding must read, input embeddings excluded."""
+@dataclass(frozen=True)
+class MemoryRoofline:
+    """Bytes of weights that one token of plain decoding must read, and their multiple of the base's own."""
 
-    def __init__(self, model: Any) -> None:
-        """`model`: the composite; weights that roles share count once."""
-        seen: set[int] = set()
-        self._by_model = []
-        for part in {id(role.model): role.model for role in model.roles}.values():
-            self._by_model.append(_weight_bytes(part, seen))
-        self.bytes_per_token = sum(self._by_model)
-        self.ratio = self.bytes_per_token / self._by_model[0] if self._by_model[0] else None
+    bytes_per_token: int
+    ratio: float | None
+
+
+def memory_roofline(model: Any) -> MemoryRoofline:
+    """Return the composite's floor: input embeddings excluded, weights that roles share counted once."""
+    seen: set[int] = set()
+    by_model = [_weight_bytes(part, seen) for part in {id(role.model): role.model for role in model.roles}.values()]
+    return MemoryRoofline(sum(by_model), sum(by_model) / by_model[0] if by_model[0] else None)
 
 
 def _weight_bytes(model: Any, seen: set[int]) -> int:

@@ -1,4 +1,4 @@
-"""Generators for tests of the loop: fixed widths, scripted widths, and transformers' generate in its place."""
+"""Generators for tests of the loop: fixed and scripted numbers of drafts, and transformers' generate in its place."""
 
 import random
 from collections.abc import Sequence
@@ -8,49 +8,46 @@ from typing import Any
 import torch
 
 from proxytune import ProxyGenerator
-from proxytune.hf.decoding.controller import Controller, Plan
+from proxytune.hf.decoding.speculation import Drafting, SpeculationPolicy
 from tests import tiny
 
 FORMATS = {"base_prompt": "w1 {prompt}", "expert_prompt": "w2 w3 w4 w5 {prompt} w6", "anti_prompt": "{prompt} w7 w8"}
 
 
-class Scripted(Controller):
-    """Goes through a list of widths, over and over."""
+class Scripted(SpeculationPolicy):
+    """Goes through a list of numbers of drafts, over and over."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, nums_draft_tokens: Sequence[int]) -> None:
         super().__init__("auto")
-        self._widths = list(widths)
-        self._place = 0
+        self._nums = list(nums_draft_tokens)
+        self._index = 0
 
-    def width(self, num_rows: int) -> int:
-        """Return the next width of the list."""
-        self._place += 1
-        return self._widths[self._place % len(self._widths)]
-
-    def plan(self, num_rows: int, *, is_free: bool) -> Plan:
-        """Likewise."""
-        return Plan(self.width(num_rows))
+    def begin(self, remaining_tokens: Sequence[int], roles: Any) -> Drafting:
+        """Return the next number of the list."""
+        self._index += 1
+        limit = max(remaining_tokens) - 1
+        return Drafting(min(self._nums[self._index % len(self._nums)], limit), remaining_tokens=remaining_tokens)
 
 
-class Whimsical(Controller):
+class Whimsical(SpeculationPolicy):
     """Ends drafts of up to five by chance."""
 
     def __init__(self) -> None:
         super().__init__("auto")
         self._draws = random.Random(0)
 
-    def plan(self, num_rows: int, *, is_free: bool) -> Plan:
-        """Return an open plan."""
-        return Plan(6, is_fixed=False)
+    def begin(self, remaining_tokens: Sequence[int], roles: Any) -> Drafting:
+        """Return a plan that asks."""
+        return Drafting(min(5, max(remaining_tokens) - 1), is_open=True, remaining_tokens=remaining_tokens)
 
-    def goes_on(self, num_rows: int, width: int, survival: Sequence[float]) -> bool:
+    def should_continue(self, drafting: Drafting, logits: torch.Tensor, token: torch.Tensor) -> bool:
         """Toss a coin."""
         return self._draws.random() < 0.6
 
 
-def scripted(generator: ProxyGenerator, widths: Sequence[int]) -> ProxyGenerator:
-    """Make a generator's loop use these widths in turn."""
-    return _controlled(generator, Scripted(widths))
+def scripted(generator: ProxyGenerator, nums_draft_tokens: Sequence[int]) -> ProxyGenerator:
+    """Make a generator's loop draft these numbers of tokens in turn."""
+    return _controlled(generator, Scripted(nums_draft_tokens))
 
 
 def whimsical(generator: ProxyGenerator) -> ProxyGenerator:
@@ -58,9 +55,9 @@ def whimsical(generator: ProxyGenerator) -> ProxyGenerator:
     return _controlled(generator, Whimsical())
 
 
-def _controlled(generator: ProxyGenerator, controller: Controller) -> ProxyGenerator:
+def _controlled(generator: ProxyGenerator, policy: SpeculationPolicy) -> ProxyGenerator:
     runtime = generator._runtime
-    generator._runtime = replace(runtime, loop=replace(runtime.loop, controller=controller))
+    generator._runtime = replace(runtime, loop=replace(runtime.loop, policy=policy))
     return generator
 
 

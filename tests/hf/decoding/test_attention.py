@@ -7,8 +7,15 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from proxytune.hf.decoding.attention import GROUPED, group_queries, grouped_attention
-from proxytune.hf.decoding.masks import causal_mask
+from proxytune.hf.decoding.attention import (
+    FULL,
+    GROUPED,
+    SLIDING,
+    LayerTypes,
+    causal_mask,
+    group_queries,
+    grouped_attention,
+)
 from tests import tiny
 
 
@@ -49,3 +56,28 @@ def test_only_models_with_shared_key_heads_change() -> None:
             group_queries(model)
         assert torch.allclose(qwen(ids).logits, wanted, atol=1e-5)
     assert [model.config._attn_implementation for model in (qwen, gpt, eager)] == [GROUPED, "sdpa", "eager"]
+
+
+def test_a_mask_by_hand() -> None:
+    """A query sees its own position and those before; a window of two sees one before."""
+    seen = causal_mask(torch.tensor([[2, 3], [0, 1]]), 4, torch.float32) == 0
+    assert seen[:, 0].int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 1]], [[1, 0, 0, 0], [1, 1, 0, 0]]]
+    narrow = causal_mask(torch.tensor([[2, 3]]), 4, torch.float32, window=2) == 0
+    assert narrow[0, 0].int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "types", "is_mixed"),
+    [
+        ("llama", {FULL}, False),
+        ("mistral", {SLIDING}, False),
+        ("gemma2", {FULL, SLIDING}, True),
+        ("gpt2", {FULL}, False),
+    ],
+)
+def test_types_of_layers(name: str, types: set[str], is_mixed: bool) -> None:
+    """They are read from the config: one mask for all layers, or one per type."""
+    found = LayerTypes.of(tiny.model(name, 1).config)
+    assert (set(found.types), found.is_mixed) == (types, is_mixed)
+    masks = found.masks(torch.tensor([[3]]), 8, torch.float32)
+    assert (set(masks) == types) if is_mixed else (masks.shape == (1, 1, 1, 8))

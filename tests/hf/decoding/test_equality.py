@@ -9,7 +9,7 @@ from proxytune.demo import trio_path
 from proxytune.demo.live import held_out_questions
 from proxytune.demo.recipe import Recipe
 from proxytune.errors import OptionError, RuntimeUnsupportedError, VocabularyError
-from proxytune.hf.decoding.eligibility import ARCHITECTURES
+from proxytune.hf.decoding.decoder import ARCHITECTURES
 from tests import tiny
 from tests.hf.decoding.rigs import FORMATS, by_generate, scripted, tokens, whimsical
 
@@ -61,7 +61,7 @@ def test_widths_that_change(way: str, draft: str) -> None:
     """Plain and drafting cycles in any order, drafts that end as they come, by the expert or a model: plain tokens."""
     drafter = "expert" if draft == "expert" else tiny.model("gpt2", 4)
     wanted = tokens(generator_of("llama", speculation="off").generate(PROMPTS, **LONG, **WAYS[way]))
-    generator = scripted(generator_of("llama", draft=drafter), [1, 4, 1, 1, 3, 2, 6])
+    generator = scripted(generator_of("llama", draft=drafter), [0, 3, 0, 0, 2, 1, 5])
     assert tokens(generator.generate(PROMPTS, **LONG, **WAYS[way])) == wanted
     generator = whimsical(generator_of("llama", draft=drafter))
     rows = generator.generate(PROMPTS, stats=True, **LONG, **WAYS[way])

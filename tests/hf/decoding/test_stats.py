@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from proxytune.hf.decoding.stats import Floor
+from proxytune.hf.decoding.stats import memory_roofline
 from tests import tiny
 from tests.hf.decoding.rigs import agreeing
 
@@ -52,11 +52,11 @@ def test_the_floor_by_hand() -> None:
             sum(4 * parameter.numel() for parameter in model.parameters()) - 4 * model.model.embed_tokens.weight.numel()
         )
 
-    floor = Floor(generator.model)
+    floor = memory_roofline(generator.model)
     assert floor.bytes_per_token == size(base) + size(expert) + size(anti)
     assert floor.ratio == pytest.approx(floor.bytes_per_token / size(base))
     tied = tiny.new_model("llama", 5, tie_word_embeddings=True)
     whole = sum(4 * parameter.numel() for parameter in tied.parameters())
     shared = type(generator)(tied, tied, anti, tokenizer=tiny.word_tokenizer(), expert_prompt="w1 {prompt}")
-    assert Floor(shared.model).bytes_per_token == whole + size(anti)
+    assert memory_roofline(shared.model).bytes_per_token == whole + size(anti)
     assert torch.is_tensor(tied.lm_head.weight)

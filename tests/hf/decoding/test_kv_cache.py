@@ -1,11 +1,8 @@
-"""The slot cache and its masks: where states go, what is seen, and that nothing is copied."""
+"""The slot cache: destinations of states, what is visible, and that nothing is copied."""
 
-import pytest
 import torch
 
-from proxytune.hf.decoding.masks import FULL, SLIDING, LayerKinds, causal_mask
-from proxytune.hf.decoding.slots import Placement, SlotCache, flat_slots
-from tests import tiny
+from proxytune.hf.decoding.kv_cache import SlotCache, SlotMapping, flat_slots
 
 
 def states(num_rows: int, length: int, value: float) -> torch.Tensor:
@@ -16,10 +13,10 @@ def states(num_rows: int, length: int, value: float) -> torch.Tensor:
 def test_rows_write_at_their_own_positions() -> None:
     """Two rows of lengths 1 and 3 write side by side; what a row had before and behind stays."""
     cache = SlotCache(1, 2, 10)
-    cache.aim(Placement(rows=slice(0, 2), bound=4, start=0))
+    cache.set_slot_mapping(SlotMapping(rows=slice(0, 2), kv_len=4, start=0))
     cache.update(states(2, 4, 1.0), states(2, 4, 1.0), 0)
     positions = torch.tensor([[1, 2], [3, 4]])
-    cache.aim(Placement(rows=slice(0, 2), bound=5, slots=flat_slots(positions, cache.capacity)))
+    cache.set_slot_mapping(SlotMapping(rows=slice(0, 2), kv_len=5, slots=flat_slots(positions, cache.capacity)))
     keys, values = cache.update(states(2, 2, 7.0), states(2, 2, 8.0), 0)
     assert keys[:, 0, :, 0].tolist() == [[1, 7, 7, 1, 0], [1, 1, 1, 7, 7]]
     assert values[:, 1, :, 2].tolist() == [[1, 8, 8, 1, 0], [1, 1, 1, 8, 8]]
@@ -28,12 +25,12 @@ def test_rows_write_at_their_own_positions() -> None:
 def test_some_rows_may_be_run_alone() -> None:
     """A forward over the second half of the rows leaves the first as it was."""
     cache = SlotCache(1, 4, 10)
-    cache.aim(Placement(rows=slice(2, 4), bound=1, start=0))
+    cache.set_slot_mapping(SlotMapping(rows=slice(2, 4), kv_len=1, start=0))
     keys, _ = cache.update(states(2, 1, 5.0), states(2, 1, 5.0), 0)
     assert keys.shape == (2, 2, 1, 3)
     assert cache.layers[0].keys[:, 0, 0, 0].tolist() == [0, 0, 5, 5]
     slots = flat_slots(torch.tensor([[1], [2]]), cache.capacity, 2)
-    cache.aim(Placement(rows=slice(2, 4), bound=3, slots=slots))
+    cache.set_slot_mapping(SlotMapping(rows=slice(2, 4), kv_len=3, slots=slots))
     keys, _ = cache.update(states(2, 1, 6.0), states(2, 1, 6.0), 0)
     assert keys[:, 0, :, 0].tolist() == [[5, 6, 0], [5, 0, 6]]
 
@@ -43,7 +40,7 @@ def test_what_is_seen_is_the_buffer_itself() -> None:
     cache = SlotCache(1, 2, 100)
     addresses = set()
     for step in range(100):
-        cache.aim(Placement(rows=slice(0, 2), bound=step + 1, start=step))
+        cache.set_slot_mapping(SlotMapping(rows=slice(0, 2), kv_len=step + 1, start=step))
         keys, _ = cache.update(states(2, 1, float(step)), states(2, 1, 0.0), 0)
         addresses.add(keys.data_ptr())
     assert len(addresses) == 1
@@ -57,7 +54,7 @@ def test_growing_is_rare_and_keeps_what_was_there() -> None:
     for step in range(2000):
         cache.require(step + 1)
         capacities.append(cache.capacity)
-        cache.aim(Placement(rows=slice(0, 1), bound=step + 1, start=step))
+        cache.set_slot_mapping(SlotMapping(rows=slice(0, 1), kv_len=step + 1, start=step))
         keys, _ = cache.update(states(1, 1, float(step)), states(1, 1, 0.0), 0)
     assert len(set(capacities)) <= 12
     assert keys[0, 1, :, 2].tolist() == list(range(2000))
@@ -66,32 +63,7 @@ def test_growing_is_rare_and_keeps_what_was_there() -> None:
 def test_keeping_rows() -> None:
     """The rows that stay are moved up in the order given."""
     cache = SlotCache(1, 3, 4)
-    cache.aim(Placement(rows=slice(0, 3), bound=1, start=0))
+    cache.set_slot_mapping(SlotMapping(rows=slice(0, 3), kv_len=1, start=0))
     cache.update(torch.arange(3.0)[:, None, None, None].expand(3, 2, 1, 3), states(3, 1, 0.0), 0)
-    cache.keep(torch.tensor([2, 0]))
+    cache.select_rows(torch.tensor([2, 0]))
     assert cache.layers[0].keys[:, 0, 0, 0].tolist() == [2, 0]
-
-
-def test_a_mask_by_hand() -> None:
-    """A query sees its own position and those before; a window of two sees one before."""
-    seen = causal_mask(torch.tensor([[2, 3], [0, 1]]), 4, torch.float32) == 0
-    assert seen[:, 0].int().tolist() == [[[1, 1, 1, 0], [1, 1, 1, 1]], [[1, 0, 0, 0], [1, 1, 0, 0]]]
-    narrow = causal_mask(torch.tensor([[2, 3]]), 4, torch.float32, window=2) == 0
-    assert narrow[0, 0].int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
-
-
-@pytest.mark.parametrize(
-    ("name", "kinds", "takes_dict"),
-    [
-        ("llama", {FULL}, False),
-        ("mistral", {SLIDING}, False),
-        ("gemma2", {FULL, SLIDING}, True),
-        ("gpt2", {FULL}, False),
-    ],
-)
-def test_kinds_of_layers(name: str, kinds: set[str], takes_dict: bool) -> None:
-    """They are read from the config: one mask for all layers, or one per kind."""
-    found = LayerKinds.of(tiny.model(name, 1).config)
-    assert (set(found.kinds), found.takes_dict) == (kinds, takes_dict)
-    masks = found.masks(torch.tensor([[3]]), 8, torch.float32)
-    assert (set(masks) == kinds) if takes_dict else (masks.shape == (1, 1, 1, 8))
