@@ -241,7 +241,7 @@ class ProxyGenerator:
 
         For long runs: what has been yielded can be stored at once. Arguments and errors as in `generate`.
         """
-        checked = GenerationOptions.from_kwargs(options)
+        checked = self._checked(options)
         given = as_prompts(prompts)
         requests = self._builder.for_generation(given, checked)
         bar = tqdm(total=len(requests), disable=not checked.progress, unit="row", desc="generate")
@@ -253,7 +253,7 @@ class ProxyGenerator:
         `completion = yield from gen.stream(…)` has it, as has `StopIteration.value`. Closing the generator ends the
         work. Arguments and errors as in `generate`, for one prompt, one sequence.
         """
-        checked = GenerationOptions.from_kwargs(options)
+        checked = self._checked(options)
         if checked.num_beams > 1 or checked.num_return_sequences > 1 or checked.logprobs is not None or checked.trace:
             raise OptionError("stream yields one text: use generate for beams, several, logprobs, or a trace.")
         [request] = self._builder.for_generation([prompt], checked)
@@ -353,6 +353,10 @@ class ProxyGenerator:
         """End the vLLM engine's processes, or the connections to a base behind an API; else there is nothing to end."""
         self._runtime.close()
 
+    def _checked(self, options: Mapping[str, Any]) -> GenerationOptions:
+        """Return the options of a call, checked."""
+        return GenerationOptions.from_kwargs(options).for_tokenizer(self.tokenizer, self.model.config.vocab_size)
+
     def _run(
         self, prompts: Sequence[Prompt], requests: Sequence[Request], options: GenerationOptions, bar: Any
     ) -> Iterator[Completion]:
@@ -364,7 +368,7 @@ class ProxyGenerator:
 
     def _stream(self, prompt: Prompt, request: Request, options: GenerationOptions) -> Generator[str, None, Completion]:
         text = TextStream(self.tokenizer, options.stop, before=request.role_ids[0][-1])
-        ends = () if options.ignore_eos else self.eos_token_ids
+        ends = options.end_ids(self.eos_token_ids)
         token_ids: list[int] = []
         started = time.perf_counter()
         first_token_at = started

@@ -15,6 +15,8 @@ def reason_of(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, UnpicklingError) or "weights_only" in text or "Weights only" in text:
         return "its pickle file is damaged or holds more than tensors, which could run code; get it as *.safetensors"
+    if "trust_remote_code" in text:
+        return "it comes with code of its own, which runs only with trust_remote_code=True (--trust-remote-code)"
     if not isinstance(error, _PLAIN) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text if len(text) <= _MAX_LENGTH else text[: _MAX_LENGTH - 3] + "..."

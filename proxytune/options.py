@@ -3,9 +3,11 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, Literal, TypedDict
 
+from proxytune.encoding import require_encodable, special_tokens
 from proxytune.errors import OptionError, UnknownOptionError
 
 TRACE_CANDIDATES = 5
@@ -28,6 +30,7 @@ class OptionKwargs(TypedDict, total=False):
     length_penalty: float
     num_return_sequences: int
     stop: str | Sequence[str]
+    stop_token_ids: Sequence[int]
     ignore_eos: bool
     logprobs: int | None
     seed: int | Sequence[int] | None
@@ -52,7 +55,9 @@ class GenerationOptions:
         num_beams: Above 1 is beam search (deterministic: temperature must be 0).
         length_penalty: Exponent on length in beam scores.
         num_return_sequences: Completions per prompt.
-        stop: Text or texts that end a row; they are not part of its text.
+        stop: Text or texts that end a row; they are not part of its text. One that is a special token of the tokenizer
+            ends a row by that token's id.
+        stop_token_ids: Ids that end a row, whatever `ignore_eos` says; their tokens are not part of its text.
         ignore_eos: Go on to max_new_tokens whatever comes.
         logprobs: None for none; k for the chosen token's and the k likeliest ones' log-probabilities under the combined
             distribution, before temperature and filters.
@@ -77,6 +82,7 @@ class GenerationOptions:
     length_penalty: float = 1.0
     num_return_sequences: int = 1
     stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
     seed: int | Sequence[int] | None = None
@@ -87,7 +93,11 @@ class GenerationOptions:
     trace: bool | int = False
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain_number(value))
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        stop_ids = [self.stop_token_ids] if isinstance(self.stop_token_ids, int) else self.stop_token_ids
+        object.__setattr__(self, "stop_token_ids", tuple(plain_number(index) for index in stop_ids))
         for name in ("max_new_tokens", "num_beams", "num_return_sequences", "batch_size"):
             _require_whole(name, getattr(self, name), least=1)
         _require_whole("top_k", self.top_k, least=0)
@@ -107,6 +117,9 @@ class GenerationOptions:
             _require_whole("trace (unless True or False)", self.num_trace_candidates, least=1)
         for text in self.stop:
             _require(isinstance(text, str) and text != "", "stop", text, "a text, or texts, of at least one character")
+            require_encodable(text, "stop")
+        for index in self.stop_token_ids:
+            _require_whole("stop_token_ids (each)", index, least=0)
         self._require_fitting_together()
 
     @classmethod
@@ -119,6 +132,32 @@ class GenerationOptions:
                 hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}."
                 raise UnknownOptionError(f"unknown option {name!r}: {hint}")
         return cls(**options)
+
+    def end_ids(self, eos_token_ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the ids that end a row, of which `eos_token_ids` are the generator's."""
+        return (*(() if self.ignore_eos else eos_token_ids), *self.stop_token_ids)
+
+    def for_tokenizer(self, tokenizer: Any, vocab_size: int) -> "GenerationOptions":
+        """Return these with the special tokens among `stop` as ids: decoded text does not show them.
+
+        Raises:
+            OptionError: A stop text holds a special token and more, which no decoded text can; or an id is none that
+                all roles share.
+        """
+        special = special_tokens(tokenizer) if self.stop else {}
+        for text in self.stop:
+            if text not in special and (part := next((token for token in special if token and token in text), None)):
+                raise OptionError(
+                    f"stop is {text!r}: {part!r} is a special token, which is no part of the text; pass it alone, or "
+                    f"stop_token_ids=[{special[part]}]."
+                )
+        beyond = next((index for index in self.stop_token_ids if index >= vocab_size), None)
+        if beyond is not None:
+            raise OptionError(
+                f"stop_token_ids has {beyond}, but the ids all roles share go from 0 to {vocab_size - 1}."
+            )
+        ids = [index for text in self.stop if (index := special.get(text, vocab_size)) < vocab_size]
+        return replace(self, stop_token_ids=tuple(dict.fromkeys([*self.stop_token_ids, *ids])))
 
     @property
     def is_sampled(self) -> bool:
@@ -184,8 +223,14 @@ def loop_settings(speculation: Speculation, draft: Any, compile: Literal["auto",
     return LoopSettings(speculation=speculation, has_draft_model=has_draft_model, compile=compile)
 
 
+def plain_number(value: Any) -> Any:
+    """Return a NumPy number, or a tensor of one number without dimensions, as Python's; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def check_alpha(alpha: Any) -> float:
     """Return α as a float, or raise OptionError: it must be a finite number (negative steers away)."""
+    alpha = plain_number(alpha)
     if not _is_number(alpha) or abs(alpha) > _MAX_FLOAT32:
         raise OptionError(
             f"alpha is {alpha!r}: it must be a finite number that float32 holds (1.0 is the paper's, 0 the base alone)."
@@ -221,7 +266,7 @@ def row_alphas(alpha: Any, num_rows: int, num_pairs: int) -> list[tuple[float, .
     if hasattr(alpha, "tolist"):
         alpha = alpha.tolist()
     is_one_row = not isinstance(alpha, Sequence) or isinstance(alpha, str)
-    if is_one_row or (num_pairs > 1 and all(isinstance(entry, int | float) for entry in alpha)):
+    if is_one_row or (num_pairs > 1 and all(isinstance(entry, Real) for entry in alpha)):
         return [pair_alphas(alpha, num_pairs)] * num_rows
     if len(alpha) != num_rows:
         raise OptionError(f"alpha has {len(alpha)} entries for {num_rows} prompts: pass one number, or one per prompt.")

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
+from proxytune.encoding import as_ids, encode, require_encodable
 from proxytune.errors import InputError, PromptFormatError
+from proxytune.library_errors import reason_of
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -119,10 +119,12 @@ class PromptFormat:
             PromptFormatError: The format cannot render it (no chat template).
         """
         if is_token_ids(prompt):
-            return list(prompt)  # type: ignore[arg-type]
+            return as_ids(prompt)
         if self.name == "chat":
             return self._encode_chat(prompt, tokenizer)
-        ids: list[int] = tokenizer(self.text(prompt)).input_ids
+        text = self.text(prompt)
+        require_encodable(text, "the prompt")
+        ids = encode(tokenizer, text)
         if not ids:
             raise InputError("the prompt encodes to no token at all: pass some text, or token ids beginning with BOS.")
         return ids
@@ -136,6 +138,10 @@ class PromptFormat:
         content = "\n\n".join(message["content"] for message in messages)
         return content if self.name == "raw" else self.name.replace(_PLACEHOLDER, content)
 
+    def ends_with(self, prompt: Prompt, shorter: Prompt, blank: str) -> bool:
+        """Return whether this role's text of a prompt ends with the blank that `shorter` lacks."""
+        return self.name != "chat" and self.text(shorter) + blank == self.text(prompt)
+
     def _encode_chat(self, prompt: Prompt, tokenizer: Any) -> list[int]:
         if not getattr(tokenizer, "chat_template", None):
             raise PromptFormatError(
@@ -143,23 +149,44 @@ class PromptFormat:
                 f"choose a named format ({', '.join(TEMPLATES)}) or set tokenizer.chat_template."
             )
         messages = [dict(message) for message in as_messages(prompt)]
+        for message in messages:
+            require_encodable(message["content"], "the prompt")
         try:
-            ids: list[int] = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            ids = list(
+                tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program of its own: any mistake in it may come out here
             raise PromptFormatError(
-                f"the chat template of {tokenizer.name_or_path!r} refuses this conversation ({error}): "
+                f"the chat template of {tokenizer.name_or_path!r} refuses this conversation ({reason_of(error)}): "
                 f"change its messages or choose a named format ({', '.join(TEMPLATES)})."
             ) from error
+        if not ids:
+            raise PromptFormatError(
+                f"the chat template of {tokenizer.name_or_path!r} makes no text of this conversation: "
+                f"choose a named format ({', '.join(TEMPLATES)})."
+            )
         return ids
 
 
 def is_token_ids(prompt: Prompt) -> bool:
     """Return whether the prompt is a non-empty sequence of whole numbers."""
-    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+    if isinstance(prompt, str) or not (isinstance(prompt, Sequence) or hasattr(prompt, "tolist")):
         return False
-    return len(prompt) > 0 and all(type(item) is int and item >= 0 for item in prompt)
+    return len(prompt) > 0 and all(type(item) is int and item >= 0 for item in as_ids(prompt))
+
+
+def without_closing_blank(prompt: Prompt) -> tuple[Prompt, str]:
+    """Return a prompt without the blanks at its end, and these; unchanged where nothing else would be left.
+
+    >>> without_closing_blank("Answer: ")
+    ('Answer:', ' ')
+    """
+    if isinstance(prompt, str):
+        shorter = prompt.rstrip()
+        return (shorter, prompt[len(shorter) :]) if shorter else (prompt, "")
+    *before, last = as_messages(prompt)
+    content, blank = without_closing_blank(last["content"]) if last["content"] else ("", "")
+    return [*before, {**last, "content": str(content)}], blank
 
 
 def as_messages(prompt: Prompt) -> list[Message]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 
 from proxytune.completion import Request
+from proxytune.encoding import as_ids, require_encodable, split_continuation
 from proxytune.errors import ContextLengthError, InputError, OptionError
 from proxytune.options import GenerationOptions, row_alphas
-from proxytune.prompts import Prompt, PromptFormat, is_token_ids
+from proxytune.prompts import Prompt, PromptFormat, is_token_ids, without_closing_blank
 
 _UNLIMITED = 2**31
 _SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: the second sequence of seed 0 is not the first of seed 1
@@ -102,8 +104,7 @@ class RequestBuilder:
         alphas = self.alphas_for(alpha, len(prompts))
         requests = []
         for index, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
-            role_ids = self._encode(prompt, index)
-            ids = self._continuation_ids(prompt, continuation, index)
+            role_ids, ids = self._encode_both(prompt, continuation, index)
             # The last token is only predicted, never read.
             self._require_room(role_ids, len(ids) - 1, index)
             requests.append(Request(role_ids=role_ids, alphas=alphas[index], index=index, continuation_ids=ids))
@@ -113,37 +114,52 @@ class RequestBuilder:
         """Return one strength per pair for each prompt, from what `GenerationOptions.alpha` allows."""
         return [self.alphas] * num_prompts if alpha is None else row_alphas(alpha, num_prompts, len(self.alphas))
 
-    def _encode(self, prompt: Prompt, index: int) -> tuple[tuple[int, ...], ...]:
-        """Return the prompt's ids for each role."""
+    def _encode(
+        self, prompt: Prompt, index: int, prompts: Sequence[Prompt] | None = None
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return the ids of a prompt for each role; `prompts` has one for each in its place."""
         encoded = []
-        for reader in self.readers:
+        for reader, own in zip(self.readers, prompts or [prompt] * len(self.readers), strict=True):
             try:
-                ids = reader.form.encode(prompt, reader.tokenizer)
+                ids = reader.form.encode(own, reader.tokenizer)
             except InputError as error:
                 raise InputError(f"prompt {index}: {error}") from error
             _require_known(ids, reader.vocab_size, f"prompt {index} of {reader.name}", "it knows")
             encoded.append(tuple(ids))
         return tuple(encoded)
 
-    def _continuation_ids(self, prompt: Prompt, continuation: str | Sequence[int], index: int) -> tuple[int, ...]:
-        """Return the ids to score: text is encoded behind the base's prompt, so that words join as they would there."""
+    def _encode_both(
+        self, prompt: Prompt, continuation: Any, index: int
+    ) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+        """Return a prompt's ids for each role and those to score: text is encoded behind the base's prompt.
+
+        Blanks at the end of a prompt belong to the continuation's first word, as tokenizers and lm-evaluation-harness
+        have it, for every role whose prompt ends with them.
+        """
+        if isinstance(continuation, str):
+            require_encodable(continuation, f"continuation {index}")
+        if len(continuation) == 0:
+            raise InputError(f"continuation {index} is empty: there is nothing to score.")
         base = self.readers[0]
         if not isinstance(continuation, str):
-            ids = list(continuation)
+            role_ids, ids = self._encode(prompt, index), as_ids(continuation)
         elif is_token_ids(prompt) or base.form.name == "chat":
+            role_ids = self._encode(prompt, index)
             ids = base.tokenizer(continuation, add_special_tokens=False).input_ids
         else:
-            text = base.form.text(prompt)
-            ids = base.tokenizer(text + continuation).input_ids[len(base.tokenizer(text).input_ids) :]
-        if not continuation:
-            raise InputError(f"continuation {index} is empty: there is nothing to score.")
+            shorter, blank = without_closing_blank(prompt)
+            moves = [bool(blank) and reader.form.ends_with(prompt, shorter, blank) for reader in self.readers]
+            role_ids = self._encode(prompt, index, [shorter if is_moved else prompt for is_moved in moves])
+            start, text = (shorter, blank + continuation) if moves[0] else (prompt, continuation)
+            both = split_continuation(base.tokenizer, base.form.text(start), text)
+            ids = [] if both is None else both[1]
         if not ids:
             raise InputError(
-                f"continuation {index} ({continuation!r}) adds no token to its prompt: begin it with a space, "
-                "or pass token ids."
+                f"continuation {index} ({continuation!r}) joins the last word of its prompt, so that no token begins "
+                "with it: begin it with a space, or pass token ids."
             )
         _require_known(ids, self.vocab_size, f"continuation {index}", "all roles share")
-        return tuple(ids)
+        return role_ids, tuple(ids)
 
     def _require_room(self, role_ids: Sequence[Sequence[int]], num_tokens: int, index: int) -> int:
         """Return how many tokens every role can still read; raise if that is less than `num_tokens`."""
@@ -169,6 +185,8 @@ def as_prompts(prompts: Any) -> list[Prompt]:
     Raises:
         InputError: There is none.
     """
+    if hasattr(prompts, "tolist"):  # an array or a tensor, of one prompt or of several
+        prompts = prompts.tolist()
     if isinstance(prompts, str):
         return [prompts]
     if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
@@ -178,16 +196,18 @@ def as_prompts(prompts: Any) -> list[Prompt]:
     found = list(prompts)
     if not found:
         raise InputError("there is no prompt: pass at least one.")
-    is_single = all(isinstance(item, int) for item in found) or all(isinstance(item, dict) for item in found)
+    is_single = all(isinstance(item, Integral) for item in found) or all(isinstance(item, dict) for item in found)
     return [found] if is_single else found
 
 
 def as_continuations(continuations: Any) -> list[Any]:
     """Return a list of continuations from one or several; a list of numbers is one."""
+    if hasattr(continuations, "tolist"):
+        continuations = continuations.tolist()
     if isinstance(continuations, str):
         return [continuations]
     found = list(continuations)
-    return [found] if found and all(isinstance(item, int) for item in found) else found
+    return [found] if found and all(isinstance(item, Integral) for item in found) else found
 
 
 def _require_known(ids: Sequence[int], vocab_size: int, what: str, who: str) -> None:
@@ -200,7 +220,9 @@ def _require_known(ids: Sequence[int], vocab_size: int, what: str, who: str) -> 
 def _seeds(seed: int | Sequence[int] | None, num_prompts: int) -> list[int]:
     if seed is None:
         return [int(value) for value in torch.randint(2**62, (num_prompts,)).tolist()]
-    seeds = [seed] * num_prompts if type(seed) is int else list(seed) if isinstance(seed, Sequence) else []
+    if hasattr(seed, "tolist"):
+        seed = seed.tolist()
+    seeds = [seed] * num_prompts if type(seed) is int else as_ids(seed) if isinstance(seed, Sequence) else []
     if len(seeds) != num_prompts or not all(type(value) is int and 0 <= value < 2**63 for value in seeds):
         raise OptionError(
             f"seed is {seed!r}: pass a whole number from 0 to 2**63 - 1, or one for each of the {num_prompts} prompts."

@@ -64,10 +64,11 @@ class RowCutter:
         ids = list(token_ids[: request.max_new_tokens])
         before = request.role_ids[0][-1]
         reason: FinishReason = "length"
-        ends = () if options.ignore_eos else self.eos_token_ids
+        ends = options.end_ids(self.eos_token_ids)
         first_eos = next((place for place, index in enumerate(ids) if index in ends), None)
         if first_eos is not None:
-            ids, reason = ids[: first_eos + 1], "eos"
+            is_eos = not options.ignore_eos and ids[first_eos] in self.eos_token_ids
+            ids, reason = ids[: first_eos + 1], "eos" if is_eos else "stop"
         # An id that ends the row is no text, whether or not the tokenizer calls it special.
         shown = ids if first_eos is None else ids[:-1]
         text, is_stopped = cut_at_stop(decode(self.tokenizer, shown, before), options.stop)

@@ -1,11 +1,12 @@
 """What the roles of a composite share: one tokenizer's ids, how many of them, and which end a text."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from proxytune.checkpoints import load_tokenizer
-from proxytune.errors import OptionError, RoleError
+from proxytune.errors import OptionError, ProxyTuneWarning, RoleError
 from proxytune.roles import Role
 from proxytune.vocabulary import shared_size
 
@@ -52,6 +53,7 @@ def settle(
         configured = model.generation_config.eos_token_id or []
         ids = [*configured, *(found.eos_token_id for found in own.values()), chosen.eos_token_id]
         eos_token_ids = [index for index in ids if index is not None and index < size]
+        _warn_of_unshared_ends(model, own, chosen, size)
     unknown = next((index for index in eos_token_ids if not 0 <= index < size), None)
     if unknown is not None:
         raise OptionError(f"eos_token_ids has {unknown}, but the shared ids go from 0 to {size - 1}.")
@@ -60,6 +62,30 @@ def settle(
     model.generation_config.eos_token_id = list(ends) or None
     model.generation_config.pad_token_id = pad if 0 <= pad < size else 0
     return chosen, ends, own
+
+
+def _warn_of_unshared_ends(model: Any, tokenizers: Mapping[str, Any], shared: Any, size: int) -> None:
+    """Warn of ids that end a role's texts and that can never come, as they are beyond the shared ones."""
+    unshared: dict[int, tuple[str | None, list[str]]] = {}
+    for role in model.roles:
+        tokenizer = tokenizers.get(role.name, shared)
+        for index in {*_ids_of(role.model.generation_config), *_ids_of(role.config), *_ids_of(tokenizer)}:
+            if index >= size:
+                unshared.setdefault(index, (tokenizer.convert_ids_to_tokens(index), []))[1].append(role.name)
+    for index, (token, names) in sorted(unshared.items()):
+        warnings.warn(
+            f"texts of the {' and '.join(names)} end with {f'{token!r} (id {index})' if token else f'id {index}'}, "
+            f"which is beyond the {size} ids that all roles share, so it never ends an answer: pass stop=, or models "
+            "that have that token in common.",
+            ProxyTuneWarning,
+            stacklevel=2,
+        )
+
+
+def _ids_of(source: Any) -> list[int]:
+    """Return the ids that end a text by a config or a tokenizer."""
+    ids = getattr(source, "eos_token_id", None)
+    return [] if ids is None else list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
 def as_tokenizer(tokenizer: Any) -> Any:

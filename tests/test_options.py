@@ -138,7 +138,7 @@ def test_prompts_that_cannot_be_read(prompts: Any, wanted: str) -> None:
         (["w1"], ["w2", "w3"], "1 prompts and 2 continuations"),
         (["w1"], [""], "continuation 0 is empty"),
         (["w1", "w2"], [" w3", []], "continuation 1 is empty"),
-        (["w1"], ["w3"], r"continuation 0 \('w3'\) adds no token to its prompt"),
+        (["w1"], ["w3"], r"continuation 0 \('w3'\) joins the last word of its prompt"),
         (["w1"], [[64]], "continuation 0 holds token id 64"),
         (["w1"], [[-1]], "continuation 0 holds token id -1"),
         ([], [], "there is no prompt"),

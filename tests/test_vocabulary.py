@@ -1,11 +1,12 @@
 """The shared-id contract: same ids or no start, and padding that can never be sampled."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 
 from proxytune import ProxyGenerator
-from proxytune.errors import VocabularyError
+from proxytune.errors import ProxyTuneWarning, VocabularyError
 from proxytune.vocabulary import shared_size
 from tests import tiny
 from tests.reference import Reference
@@ -113,3 +114,17 @@ def test_a_role_may_read_tokens_that_the_others_lack(folders: dict[str, Path], t
     reference = Reference(tiny.trio()[0], [(expert, tiny.trio()[2])], tiny.VOCAB_SIZE)
     assert generator.model.config.vocab_size == mark
     assert list(done.token_ids) == reference.greedy([text, [tiny.BOS, mark, *text[1:]], text], [1.0], 6)
+
+
+def test_an_end_token_beyond_the_shared_ids_is_said() -> None:
+    """A chat expert's turn mark behind the base's vocabulary can never come: a warning names it and the role."""
+    tokenizer = tiny.word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.eos_token = "<|im_end|>"
+    expert = tiny.new_model("llama", 2, vocab_size=65, eos_token_id=64)
+    base, _, anti = tiny.trio()
+    with pytest.warns(ProxyTuneWarning, match=r"texts of the .*expert.* end with '<\|im_end\|>' \(id 64\), .* 64 ids"):
+        ProxyGenerator(base, expert, anti, tokenizer=tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProxyTuneWarning)
+        ProxyGenerator(base, expert, anti, tokenizer=tokenizer, eos_token_ids=[2])

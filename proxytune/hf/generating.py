@@ -70,7 +70,7 @@ class GenerateDecoder:
                 num_beams=options.num_beams,
                 num_return_sequences=options.num_return_sequences if has_beams else 1,
                 length_penalty=options.length_penalty if has_beams else None,
-                eos_token_id=None if options.ignore_eos else list(self.eos_token_ids) or None,
+                eos_token_id=list(options.end_ids(self.eos_token_ids)) or None,
                 pad_token_id=self.pad_token_id,
                 logits_processor=chain,
                 stopping_criteria=criteria,

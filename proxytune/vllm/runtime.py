@@ -167,7 +167,7 @@ class VllmRuntime:
             repetition_penalty=1.0 if options.is_sampled else options.repetition_penalty,
             # What ends a row was settled over all roles; the engine knows only the base's.
             ignore_eos=True,
-            stop_token_ids=[] if options.ignore_eos else list(self.eos_token_ids),
+            stop_token_ids=list(options.end_ids(self.eos_token_ids)),
             logprobs=None if options.logprobs is None else min(options.logprobs, self._vocab_size),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,

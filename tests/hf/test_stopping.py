@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from proxytune import ProxyGenerator
+from proxytune.errors import OptionError, ProxyTuneWarning
 from proxytune.hf.sampling import PromptAwareRepetitionPenalty
 from tests import tiny
 from tests.reference import Reference
@@ -82,9 +83,10 @@ def test_eos_ids_of_all_roles_together() -> None:
 
 
 def test_eos_beyond_the_shared_ids_is_left_out() -> None:
-    """An id that cannot be generated ends nothing."""
+    """An id that cannot be generated ends nothing, and a warning says so."""
     trio = [tiny.new_model("llama", seed, vocab_size=80, eos_token_id=[2, 70]) for seed in (1, 2, 3)]
-    assert ProxyGenerator(*trio, tokenizer=tiny.word_tokenizer()).eos_token_ids == (2,)
+    with pytest.warns(ProxyTuneWarning, match="base and expert and anti end with id 70, which is beyond the 64 ids"):
+        assert ProxyGenerator(*trio, tokenizer=tiny.word_tokenizer()).eos_token_ids == (2,)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
@@ -214,3 +216,34 @@ def test_any_pad_id_in_the_config_will_do(pad: int | None) -> None:
     prompts = [tiny.prompt_ids(3), tiny.prompt_ids(9)]
     for prompt, row in zip(prompts, generator.generate(prompts, **LONG), strict=True):
         assert row.token_ids == generator.generate(prompt, **LONG)[0].token_ids
+
+
+def test_stop_token_ids() -> None:
+    """An id ends its row as a stop text does, with drafts and in streams, whatever `ignore_eos` says."""
+    for settings in ({"speculation": "off"}, {"speculation": 3}):
+        generator = tiny.generator(**settings)
+        ids, words = free_run(generator)
+        place = fresh_place(ids, 3)
+        [done] = generator.generate(PROMPT, stop_token_ids=[ids[place], 63], **LONG)
+        assert (list(done.token_ids), done.finish_reason) == (ids[: place + 1], "stop")
+        assert done.text.split() == words[:place]
+        assert "".join(generator.stream(PROMPT, stop_token_ids=[ids[place]], **LONG)) == done.text
+
+
+def test_a_special_token_as_stop_text() -> None:
+    """Decoded text does not show it, so its id ends the row; together with other text it is refused."""
+    tokenizer = tiny.word_tokenizer()
+    generator = tiny.generator()
+    ids, words = free_run(generator)
+    place = fresh_place(ids, 3)
+    mark = tokenizer.convert_ids_to_tokens(ids[place])
+    tokenizer.add_special_tokens({"additional_special_tokens": [mark]})
+    special = ProxyGenerator(*tiny.trio(), tokenizer=tokenizer)
+    [done] = special.generate(PROMPT, stop=mark, **LONG)
+    assert (list(done.token_ids), done.finish_reason) == (ids[: place + 1], "stop")
+    assert done.text.split() == words[:place]
+    assert "".join(special.stream(PROMPT, stop=mark, **LONG)) == done.text
+    with pytest.raises(OptionError, match=f"stop is .*{mark}.* is a special token, .* stop_token_ids=.{ids[place]}"):
+        special.generate(PROMPT, stop=f"{mark} {words[place + 1]}")
+    with pytest.raises(OptionError, match="stop_token_ids has 64, but the ids all roles share go from 0 to 63"):
+        generator.generate(PROMPT, stop_token_ids=[64])

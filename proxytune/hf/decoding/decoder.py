@@ -70,7 +70,7 @@ class LoopDecoder:
         started = time.perf_counter()
         stopwatch = Stopwatch(device if options.stats else None)
         role_ids = [request.role_ids for request in batch]
-        eos_token_ids = () if options.ignore_eos else self.eos_token_ids
+        eos_token_ids = options.end_ids(self.eos_token_ids)
         roles = RoleGroup(
             self.model,
             role_ids,
