@@ -138,7 +138,7 @@ def save(anti: Path, folder: Path, config: Any) -> Path:
     return folder
 
 
-def require_tokens_of_peft(folders: dict[str, Path], adapter: Path, **settings: Any) -> None:
+def require_tokens_of_peft(folders: dict[str, Path], adapter: Path) -> None:
     """Compare a batch of two lengths, drafts, beams and scores with plain models that share nothing."""
     base, anti = (AutoModelForCausalLM.from_pretrained(folders[name]) for name in ("base", "anti"))
     expert = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folders["anti"]), adapter).eval()
@@ -147,7 +147,7 @@ def require_tokens_of_peft(folders: dict[str, Path], adapter: Path, **settings: 
     assert expected != [Reference(base, [], tiny.VOCAB_SIZE).greedy([prompt], [], NUM_TOKENS) for prompt in PROMPTS]
     options: dict[str, Any] = {"max_new_tokens": NUM_TOKENS, "ignore_eos": True}
     for speculation in (2, "off"):
-        generator = ProxyGenerator(folders["base"], adapter, folders["anti"], speculation=speculation, **settings)
+        generator = ProxyGenerator(folders["base"], adapter, folders["anti"], speculation=speculation)
         assert [list(done.token_ids) for done in generator.generate(PROMPTS, **options)] == expected
     beams = reference.beams([PROMPTS[0]] * 3, [1.0], 2, 4)[0][0]
     [done] = generator.generate([PROMPTS[0]], num_beams=2, max_new_tokens=4, ignore_eos=True)
@@ -172,10 +172,7 @@ def test_lora_of_every_kind_equals_its_peft_model(folders: dict[str, Path], tmp_
 @pytest.mark.parametrize("kind", EQUAL)
 def test_other_adapters_equal_their_peft_model(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Each type that changes weights."""
-    # Sparse weights have no storage, which recorded forwards need.
-    settings = {"compile": "off"} if kind in ("FROD", "SHIRA") else {}
-    adapter = save(folders["anti"], tmp_path / "adapter", config_of(kind, EQUAL[kind]))
-    require_tokens_of_peft(folders, adapter, **settings)
+    require_tokens_of_peft(folders, save(folders["anti"], tmp_path / "adapter", config_of(kind, EQUAL[kind])))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
