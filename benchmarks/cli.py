@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from benchmarks.registry import COMMANDS, PROGRAMS, TASKS
-from proxytune.cli.parser import Parser
+from proxytune.cli.argument_parser import Parser
 from proxytune.cli.stderr import note, quiet_libraries
 from proxytune.errors import ProxyTuneError, UnknownOptionError
 

@@ -12,14 +12,13 @@ from proxytune.completion import Completion, Request, Score
 from proxytune.detokenize import TextStream
 from proxytune.errors import ContextLengthError, OptionError, OutputError
 from proxytune.hf.loading import (
-    build_composite,
     config_of,
-    load_composite,
     load_config,
     roles_of,
     save_composite,
     stored_generation_config,
 )
+from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.options import GenerationOptions, LoopSettings, OptionKwargs, Speculation, loop_settings
 from proxytune.prompts import Prompt, PromptFormat
 from proxytune.requests import RequestBuilder, as_continuations, as_prompts
@@ -129,7 +128,7 @@ class ProxyGenerator:
         if self.runtime == "vllm":
             model = new_vllm_composite(base_role, roles, config, engine_options)
         else:
-            model = build_composite(base_role, roles, config, as_tokenizer(tokenizer))
+            model = ProxyTunedForCausalLM.from_roles(base_role, roles, config, as_tokenizer(tokenizer))
         self._set_up(base_role, roles, model, tokenizer, eos_token_ids)
         self._start(model, settings, draft, defaults)
 
@@ -197,7 +196,9 @@ class ProxyGenerator:
             model.generation_config = stored_generation_config(folder) or model.generation_config
         else:
             given = as_tokenizer(tokenizer)
-            model = load_composite(folder, config=config, base_url=base_url, tokenizer=given, **settings)
+            model = ProxyTunedForCausalLM.from_pretrained(
+                folder, config=config, base_url=base_url, tokenizer=given, **settings
+            )
         own = tokenizer if tokenizer is not None else load_tokenizer(Role(str(folder)))
         eos = model.generation_config.eos_token_id if (Path(folder) / "generation_config.json").is_file() else None
         generator = cls.__new__(cls)

@@ -1,24 +1,16 @@
-"""The parser of all commands; its complaints take the same way out as every other error."""
+"""The parser of all commands."""
 
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import NoReturn
 
 import proxytune
 from proxytune.cli import bench, chat, demo, doctor, generate, playground, report, save, score, serve, trace
-from proxytune.errors import OptionError, UnknownOptionError
+from proxytune.cli.argument_parser import Parser
+from proxytune.errors import UnknownOptionError
 
 _COMMANDS = (generate, chat, score, trace, report, playground, serve, save, demo, doctor)
 _DESCRIPTION = "Steer a frozen base model at decode time by the difference of a small tuned and untuned pair."
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises where argparse would print and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise OptionError with argparse's sentence."""
-        raise OptionError(f"{message.rstrip('.')}: see `{self.prog} --help`.")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

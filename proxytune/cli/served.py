@@ -45,7 +45,7 @@ def served(choice: RoleChoice, engine_options: Mapping[str, Any]) -> Served:
     prompt_format = _shared_format(choice)
     choose_runtime("vllm", engine_options, choice.base, roles)
     composite = new_vllm_composite(
-        choice.base, roles, config_of(choice.base, choice.pairs, roles, choice.formats), engine_options
+        choice.base, roles, config_of(choice.base, choice.pairs, roles, choice.formats, choice.rule), engine_options
     )
     source, revision = (choice.tokenizer, None) if choice.tokenizer else (str(choice.base.source), choice.base.revision)
     eos_token_ids = _settle_vocabulary(choice, composite)

@@ -1,6 +1,7 @@
 """The proxy folder's config.json: which models, how strong, in which prompt formats; it holds no weights."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -43,13 +44,12 @@ class ProxyTunedConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Register the composite with AutoModelForCausalLM: here, for its module imports what imports this one."""
+        """Register the composite with AutoModelForCausalLM, by name: its module imports this one."""
         super().__post_init__(**kwargs)
         from transformers import AutoModelForCausalLM
 
-        from proxytune.hf.modeling import ProxyTunedForCausalLM
-
-        AutoModelForCausalLM.register(ProxyTunedConfig, ProxyTunedForCausalLM, exist_ok=True)
+        model = import_module("proxytune.hf.modeling").ProxyTunedForCausalLM
+        AutoModelForCausalLM.register(ProxyTunedConfig, model, exist_ok=True)
 
     def prompt_formats(self, pair: int) -> tuple[str, str]:
         """Return the formats of the expert and the anti of one pair."""

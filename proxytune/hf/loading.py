@@ -15,7 +15,6 @@ from proxytune.checkpoints import load_model, load_tokenizer, require_files
 from proxytune.errors import ProxyTuneWarning, RoleError, RoleNotFoundError
 from proxytune.hf.adapter_probe import probe_logits, require_shareable
 from proxytune.hf.configuration import ProxyTunedConfig
-from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.remote_base import RemoteCausalLM, connect
 from proxytune.hf.remote_folder import remote_settings, settle_server, stored_settings
 from proxytune.hf.role import Adapted
@@ -24,17 +23,13 @@ from proxytune.roles import Pair, Role
 from proxytune.rules import DEFAULT, rule_named
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base")
-_GIVEN = ("dtype", "device_map", "quantization", "trust_remote_code")
 _PAIR = ("expert", "anti")
 
 
-def build_composite(
-    base: Role,
-    pairs: Sequence[tuple[Role, Role]],
-    config: ProxyTunedConfig,
-    tokenizer: Any = None,
-) -> ProxyTunedForCausalLM:
-    """Return the composite of these roles; equal roles are loaded once.
+def load_models(
+    base: Role, pairs: Sequence[tuple[Role, Role]], tokenizer: Any = None
+) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Return the models of base and pairs; equal roles are one model.
 
     Order of loading is base, expert, anti, so that the largest model gets the memory first. A base behind an API is
     asked what it can do, with `tokenizer` or one of the small models', whose ids are its own by contract.
@@ -52,11 +47,7 @@ def build_composite(
             continue
         anti_model = _load_once(anti, f"anti{suffix}", loaded)
         models.append((_load_adapted(expert, f"expert{suffix}", anti, anti_model, wrappers), anti_model))
-    composite = ProxyTunedForCausalLM(config, base_model, models)
-    if base.is_remote:
-        base_model.device = composite.roles[1].device
-    composite.generation_config = merged_generation_config(composite)
-    return composite
+    return base_model, models
 
 
 def config_of(
@@ -124,33 +115,6 @@ def load_config(
         if not Path(entry["source"]).is_absolute() and source.exists():
             entry["source"] = str(source.resolve())
     return config
-
-
-def load_composite(
-    folder: Any,
-    *,
-    config: ProxyTunedConfig | None = None,
-    base_url: str | None = None,
-    tokenizer: Any = None,
-    **kwargs: Any,
-) -> ProxyTunedForCausalLM:
-    """Return the composite a proxy folder names; `kwargs` go to every role's `from_pretrained`.
-
-    `base_url` is as in `load_config`, `tokenizer` as in `build_composite`.
-    """
-    config = load_config(folder, config, base_url=base_url)
-    if config._attn_implementation is not None:
-        kwargs.setdefault("attn_implementation", config._attn_implementation)
-    role_fields = {key: kwargs.pop(key) for key in _GIVEN if key in kwargs}
-    for internal in ("adapter_kwargs", "_from_auto", "_commit_hash", "generation_config"):
-        kwargs.pop(internal, None)
-    base, pairs = roles_of(config, **role_fields, model_kwargs=kwargs)
-    if tokenizer is None and base.is_remote:
-        tokenizer = load_tokenizer(Role(str(folder)))
-    composite = build_composite(base, pairs, config, tokenizer)
-    composite.generation_config = stored_generation_config(folder) or composite.generation_config
-    composite.name_or_path = config.name_or_path = str(folder)
-    return composite
 
 
 def roles_of(config: ProxyTunedConfig, **defaults: Any) -> tuple[Role, list[tuple[Role, Role]]]:

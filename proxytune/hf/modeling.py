@@ -6,7 +6,6 @@ processors and streamers works on it unchanged, and so does whatever takes a cau
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,11 +13,21 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from proxytune.checkpoints import load_tokenizer
 from proxytune.errors import OptionError, RuntimeUnsupportedError, UnknownOptionError
 from proxytune.hf.cache import CompositeCache, new_cache
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.finite import require_finite
-from proxytune.hf.role import Adapted, RoleModel, RolePrompt
+from proxytune.hf.loading import (
+    load_config,
+    load_models,
+    merged_generation_config,
+    roles_of,
+    save_composite,
+    stored_generation_config,
+)
+from proxytune.hf.role import RolePrompt, distinct_roles
+from proxytune.roles import Role
 from proxytune.rules import rule_named
 from proxytune.steering import AlphaLike, Strengths
 
@@ -34,6 +43,7 @@ _MEANINGLESS = frozenset(
         "use_cache",
     }
 )
+_ROLE_FIELDS = ("dtype", "device_map", "quantization", "trust_remote_code")
 _OWN_ARGUMENTS = ("alpha", "role_prompts", "prompt_length", "clamp_positions")
 
 
@@ -68,7 +78,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         # Before the roles come in: it initialises every weight it does not know as loaded, those of adapters too.
         self.post_init()
         self.rule = rule_named(config.rule)
-        self.roles, self.pair_roles = _distinct_roles(config, base, pairs)
+        self.roles, self.pair_roles = distinct_roles(config, base, pairs)
         self.models = torch.nn.ModuleList({id(role.model): role.model for role in self.roles}.values())
         width = min(role.logits_width for role in self.roles)
         config.vocab_size = min(config.vocab_size or width, width)
@@ -80,11 +90,45 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load the roles that a proxy folder names; keyword arguments go to each role's own `from_pretrained`."""
-        from proxytune.hf.loading import load_composite
+    def from_roles(
+        cls, base: Role, pairs: Sequence[tuple[Role, Role]], config: ProxyTunedConfig, tokenizer: Any = None
+    ) -> "ProxyTunedForCausalLM":
+        """Return the composite of these roles; arguments as in `proxytune.hf.loading.load_models`."""
+        base_model, models = load_models(base, pairs, tokenizer)
+        composite = cls(config, base_model, models)
+        if base.is_remote:
+            base_model.device = composite.roles[1].device
+        composite.generation_config = merged_generation_config(composite)
+        return composite
 
-        return load_composite(pretrained_model_name_or_path, **kwargs)
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *,
+        config: ProxyTunedConfig | None = None,
+        base_url: str | None = None,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> "ProxyTunedForCausalLM":
+        """Return the composite that a proxy folder names; `kwargs` go to every role's own `from_pretrained`.
+
+        `config` and `base_url` are as in `proxytune.hf.loading.load_config`, `tokenizer` as in `load_models`.
+        """
+        folder = str(pretrained_model_name_or_path)
+        config = load_config(folder, config, base_url=base_url)
+        if config._attn_implementation is not None:
+            kwargs.setdefault("attn_implementation", config._attn_implementation)
+        role_fields = {key: kwargs.pop(key) for key in _ROLE_FIELDS if key in kwargs}
+        for internal in ("adapter_kwargs", "_from_auto", "_commit_hash", "generation_config"):
+            kwargs.pop(internal, None)
+        base, pairs = roles_of(config, **role_fields, model_kwargs=kwargs)
+        if tokenizer is None and base.is_remote:
+            tokenizer = load_tokenizer(Role(folder))
+        composite = cls.from_roles(base, pairs, config, tokenizer)
+        composite.generation_config = stored_generation_config(folder) or composite.generation_config
+        composite.name_or_path = config.name_or_path = folder
+        return composite
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write the proxy folder: config and generation config, no weights.
@@ -92,8 +136,6 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             RoleError: A role was passed as a loaded model that was never saved, so there is nothing to refer to.
         """
-        from proxytune.hf.loading import save_composite
-
         save_composite(self, save_directory)
 
     @property
@@ -316,34 +358,6 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
         return None
-
-
-def _distinct_roles(
-    config: ProxyTunedConfig, base: Any, pairs: Sequence[tuple[Any, Any]]
-) -> tuple[list[RoleModel], list[tuple[int, int]]]:
-    """Return the roles without repetition and, per pair, the places of expert and anti among them."""
-    roles: list[RoleModel] = []
-    # peft injects its layers into the model it adapts, so whoever else runs that model must switch them off.
-    adapted = [model for model in (base, *chain(*pairs)) if isinstance(model, Adapted)]
-    wrappers = {id(entry.peft_model.get_base_model()): entry.peft_model for entry in adapted}
-
-    def place(name: str, model: Any, prompt_format: str) -> int:
-        adapter_name = model.adapter_name if isinstance(model, Adapted) else None
-        inner = model.peft_model.get_base_model() if isinstance(model, Adapted) else model
-        for index, role in enumerate(roles):
-            if (role.model is inner, role.adapter_name, role.prompt_format) == (True, adapter_name, prompt_format):
-                return index
-        roles.append(RoleModel(name, inner, wrappers.get(id(inner)), adapter_name, prompt_format))
-        return len(roles) - 1
-
-    place("base", base, config.base_prompt)
-    places = []
-    for number, (expert, anti) in enumerate(pairs):
-        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
-        expert_format, anti_format = config.prompt_formats(number)
-        expert_place = place(f"expert{suffix}", expert, expert_format)
-        places.append((expert_place, place(f"anti{suffix}", anti, anti_format)))
-    return roles, places
 
 
 def _with_prompt(

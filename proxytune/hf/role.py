@@ -1,15 +1,17 @@
 """One role inside the composite: a causal LM, perhaps with an adapter switched on or off, and how to call it."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
+from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.remote_base import RemoteCausalLM
 
 
@@ -167,3 +169,31 @@ def positions(attention_mask: Tensor | None, length: int, device: torch.device) 
         return torch.arange(length, device=device)[None]
     counted = attention_mask.to(device).long().cumsum(-1) - 1
     return counted.clamp(min=0)
+
+
+def distinct_roles(
+    config: ProxyTunedConfig, base: Any, pairs: Sequence[tuple[Any, Any]]
+) -> tuple[list[RoleModel], list[tuple[int, int]]]:
+    """Return the roles without repetition and, per pair, the places of expert and anti among them."""
+    roles: list[RoleModel] = []
+    # peft injects its layers into the model it adapts, so whoever else runs that model must switch them off.
+    adapted = [model for model in (base, *chain(*pairs)) if isinstance(model, Adapted)]
+    wrappers = {id(entry.peft_model.get_base_model()): entry.peft_model for entry in adapted}
+
+    def place(name: str, model: Any, prompt_format: str) -> int:
+        adapter_name = model.adapter_name if isinstance(model, Adapted) else None
+        inner = model.peft_model.get_base_model() if isinstance(model, Adapted) else model
+        for index, role in enumerate(roles):
+            if (role.model is inner, role.adapter_name, role.prompt_format) == (True, adapter_name, prompt_format):
+                return index
+        roles.append(RoleModel(name, inner, wrappers.get(id(inner)), adapter_name, prompt_format))
+        return len(roles) - 1
+
+    place("base", base, config.base_prompt)
+    places = []
+    for number, (expert, anti) in enumerate(pairs):
+        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
+        expert_format, anti_format = config.prompt_formats(number)
+        expert_place = place(f"expert{suffix}", expert, expert_format)
+        places.append((expert_place, place(f"anti{suffix}", anti, anti_format)))
+    return roles, places

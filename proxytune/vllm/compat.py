@@ -17,9 +17,10 @@ from vllm.platforms import current_platform
 
 from proxytune.errors import DependencyError, RuntimeUnsupportedError
 from proxytune.vllm.plan import Plan, RolePlan
-from proxytune.vllm.plugin import ENTRY_POINT, ENTRY_POINT_GROUP
 from proxytune.vllm.speculation import METHOD
 
+# Of the plugin, as pyproject.toml has them.
+_ENTRY_POINT_GROUP, _ENTRY_POINT = "vllm.general_plugins", "proxytune"
 _RUNNER_V2 = "VLLM_USE_V2_MODEL_RUNNER"
 
 
@@ -27,11 +28,11 @@ def require_plugin() -> None:
     """Raise DependencyError unless vLLM's processes will find the composite."""
     import vllm.envs as envs
 
-    names = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if ENTRY_POINT not in names:
+    names = {point.name for point in entry_points(group=_ENTRY_POINT_GROUP)}
+    if _ENTRY_POINT not in names:
         raise DependencyError("vLLM does not see proxytune's plugin: install proxytune again (pip install -e .).")
-    if envs.VLLM_PLUGINS is not None and ENTRY_POINT not in envs.VLLM_PLUGINS:
-        raise DependencyError(f"VLLM_PLUGINS={','.join(envs.VLLM_PLUGINS)!r} leaves out {ENTRY_POINT!r}: add it.")
+    if envs.VLLM_PLUGINS is not None and _ENTRY_POINT not in envs.VLLM_PLUGINS:
+        raise DependencyError(f"VLLM_PLUGINS={','.join(envs.VLLM_PLUGINS)!r} leaves out {_ENTRY_POINT!r}: add it.")
 
 
 def require_supported_engine(vllm_config: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from proxytune.errors import OptionError, RoleError, RuntimeUnsupportedError
 from proxytune.options import pair_alphas
 from proxytune.rules import DEFAULT, rule_named
-from proxytune.vllm.plugin import ARCHITECTURE
 
+ARCHITECTURE = "ProxyTunedForCausalLM"  # under which vLLM knows the composite
 CONFIG_KEY = "proxytune"
 ALPHA_KEY = "alpha"
 

@@ -1,9 +1,8 @@
 """The plugin that vLLM loads in each of its processes (entry point group `vllm.general_plugins`)."""
 
-ARCHITECTURE = "ProxyTunedForCausalLM"
-MODEL_TYPE = "proxytune"
-ENTRY_POINT_GROUP = "vllm.general_plugins"
-ENTRY_POINT = "proxytune"
+from proxytune.vllm.plan import ARCHITECTURE
+
+_MODEL_TYPE = "proxytune"
 
 
 def register() -> None:
@@ -16,5 +15,5 @@ def register() -> None:
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, f"proxytune.vllm.modeling:{ARCHITECTURE}")
-    _CONFIG_REGISTRY[MODEL_TYPE] = ProxyFolderConfig
+    _CONFIG_REGISTRY[_MODEL_TYPE] = ProxyFolderConfig
     MODELS_CONFIG_MAP[ARCHITECTURE] = ProxyFolderSettings

@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from benchmarks.runs.provenance import model_identity
+from proxytune import ProxyGenerator
 from proxytune.errors import InputError
-
-if TYPE_CHECKING:
-    from benchmarks.tasks.lm_eval.model import ProxyTuneLM
+from proxytune.rules import DEFAULT
 
 _PROBE = "{prompt}"
 
 
-def response_cache(folder: Path | str, lm: ProxyTuneLM) -> str:
+class LanguageModel(Protocol):
+    """The harness's model, as far as it decides an answer; see `ProxyTuneLM`."""
+
+    generator: ProxyGenerator
+    alpha: float | None
+    seed: int
+    max_gen_toks: int
+    render: Callable[[str], Any]
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of prompt and answer."""
+
+
+def response_cache(folder: Path | str, lm: LanguageModel) -> str:
     """Return what to pass as `use_cache` to `lm_eval.simple_evaluate`.
 
     Raises:
@@ -29,7 +43,7 @@ def response_cache(folder: Path | str, lm: ProxyTuneLM) -> str:
     return str(Path(folder).expanduser() / f"responses-{fingerprint(lm)[:24]}")
 
 
-def fingerprint(lm: ProxyTuneLM) -> str:
+def fingerprint(lm: LanguageModel) -> str:
     """Return the SHA-256 of what decides an answer: models, revisions, strengths, dtypes, formats, limits, runtime.
 
     Raises:
@@ -46,7 +60,7 @@ def fingerprint(lm: ProxyTuneLM) -> str:
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def describe(lm: ProxyTuneLM) -> dict[str, Any]:
+def describe(lm: LanguageModel) -> dict[str, Any]:
     """Return what decides an answer, as JSON has it; models by digest of their folder or by commit.
 
     Weights that were changed after loading are not noticed.
@@ -59,6 +73,7 @@ def describe(lm: ProxyTuneLM) -> dict[str, Any]:
             {**pair, "expert": _role(pair["expert"]), "anti": _role(pair["anti"])} for pair in config.pairs or []
         ],
         "alpha": lm.alpha,
+        **({} if config.rule == DEFAULT else {"rule": config.rule}),
         "prompt_formats": [role.prompt_format for role in generator.model.roles],
         "rendered": lm.render(_PROBE),
         "tokenizer": _tokenizer_digest(generator.tokenizer),
