@@ -38,7 +38,6 @@ _MEANINGLESS = frozenset(
         "num_items_in_batch",
         "output_attentions",
         "output_hidden_states",
-        "return_dict",
         "token_type_ids",
         "use_cache",
     }
@@ -109,8 +108,9 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         config: ProxyTunedConfig | None = None,
         base_url: str | None = None,
         tokenizer: Any = None,
+        output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> "ProxyTunedForCausalLM":
+    ) -> Any:
         """Return the composite that a proxy folder names; `kwargs` go to every role's own `from_pretrained`.
 
         `config` and `base_url` are as in `proxytune.hf.loading.load_config`, `tokenizer` as in `load_models`.
@@ -128,7 +128,9 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         composite = cls.from_roles(base, pairs, config, tokenizer)
         composite.generation_config = stored_generation_config(folder) or composite.generation_config
         composite.name_or_path = config.name_or_path = folder
-        return composite
+        # A role that lacks a tensor, or has one of another shape, is an error: there is nothing left to tell.
+        info = {name: set[str]() for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+        return (composite, {**info, "error_msgs": []}) if output_loading_info else composite
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write the proxy folder: config and generation config, no weights.
@@ -177,29 +179,34 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         alpha: AlphaLike | None = None,
         role_prompts: Sequence[RolePrompt | None] | None = None,
         role_inputs: Sequence[dict[str, Any] | None] | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return the combined logits, float32, `[B, T', vocab_size]`.
 
         Args:
             input_ids: `[B, T]`, tokens behind what the cache holds.
             attention_mask: `[B, past + T]`; None when nothing is padded.
             past_key_values: From `new_cache`, or None.
-            use_cache: Make a cache when none is given.
+            use_cache: Make a cache when none is given; None is what the config says, and True where it says nothing.
             logits_to_keep: Only the last so many positions; 0 keeps all.
             labels: `[B, T]`, −100 where not counted; adds the mean next-token loss.
             alpha: None for the config's; a number, `[B]`, one number per pair, or `[B, pairs]`.
             role_prompts: Without a cache: what each role reads in place of `input_ids` (None: the same). Right-aligned
                 logits of equal number come from `logits_to_keep`.
             role_inputs: Ready arguments per role, as `prepare_inputs_for_generation` makes them.
-            **kwargs: What transformers passes to every model and means nothing here (`return_dict`).
+            return_dict: False for a tuple; None for what the config says.
+            **kwargs: What transformers passes to every model and means nothing here (`token_type_ids`).
+
+        Raises:
+            NonFiniteLogitsError: A role's logits are NaN or infinite.
         """
         strengths = self._strengths(alpha)
         if role_inputs is None:
             _refuse(kwargs)
             if input_ids is None:
                 raise OptionError("forward needs input_ids: pass a tensor [B, T] of token ids.")
-            if past_key_values is None and use_cache:
+            if past_key_values is None and self._makes_cache(use_cache, role_prompts):
                 past_key_values = self.new_cache()
             role_inputs = self.direct_inputs(
                 input_ids, attention_mask, _checked_cache(past_key_values), strengths.active, role_prompts
@@ -208,7 +215,9 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels.to(logits.device), vocab_size=logits.shape[-1])
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        is_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if is_dict else output.to_tuple()
 
     def prepare_inputs_for_generation(
         self,
@@ -262,6 +271,13 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
                 is_first_iteration=is_first_iteration,
             )
         return {"role_inputs": role_inputs, "past_key_values": cache, "alpha": alpha, "logits_to_keep": logits_to_keep}
+
+    def _makes_cache(self, use_cache: bool | None, role_prompts: Any) -> bool:
+        """Return whether a forward without a cache is to make one, as other models do unless told not to."""
+        if use_cache is None:
+            # Behind an API nothing is kept, and roles with prompts of their own are read by who knows what follows.
+            return role_prompts is None and not self.roles[0].is_remote and getattr(self.config, "use_cache", True)
+        return use_cache
 
     def _combined(
         self, role_inputs: Sequence[dict[str, Any] | None], strengths: Strengths, logits_to_keep: int | Tensor

@@ -207,7 +207,7 @@ def _read(
     """Return the logits of ids `[B, T]` per role behind the cache, whose masks `[B, past + T]` cover both."""
     prompts = [RolePrompt(own, None if bool(mask.all()) else mask) for own, mask in zip(ids, masks, strict=True)]
     logits: Tensor = model(
-        ids[0], role_prompts=prompts, past_key_values=cache, logits_to_keep=num_kept, alpha=alpha
+        ids[0], role_prompts=prompts, past_key_values=cache, logits_to_keep=num_kept, alpha=alpha, return_dict=True
     ).logits
     return logits
 

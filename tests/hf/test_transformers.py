@@ -383,3 +383,24 @@ def test_forward_takes_no_argument_it_would_ignore() -> None:
     with pytest.raises(UnknownOptionError, match="position_ids"):
         model(ids, position_ids=torch.tensor([[4, 5, 6]]))
     assert torch.equal(model(ids, token_type_ids=torch.zeros_like(ids)).logits, model(ids).logits)
+
+
+def test_return_dict() -> None:
+    """False gives a tuple as every model of transformers does, from the argument or the config; the loss is first."""
+    model, ids = composite(), torch.tensor(ROWS[:1])
+    output = model(ids, labels=ids, use_cache=False)
+    loss, logits = model(ids, labels=ids, use_cache=False, return_dict=False)
+    assert torch.equal(loss, output.loss)
+    assert torch.equal(logits, output.logits)
+    model.config.return_dict = False
+    assert isinstance(model(ids), tuple)
+    assert model(ids, return_dict=True).logits is not None
+
+
+def test_a_cache_is_made_unless_told_not_to() -> None:
+    """As any causal LM does; what it holds continues the text as if all of it were read again."""
+    model, ids = composite(), torch.tensor(ROWS[:1])
+    output = model(ids[:, :-1])
+    assert model(ids, use_cache=False).past_key_values is None
+    behind = model(ids[:, -1:], past_key_values=output.past_key_values).logits
+    assert torch.allclose(behind[:, -1], model(ids).logits[:, -1], atol=1e-4)
