@@ -103,5 +103,9 @@ def _run_or_none(batch: Sequence[Request], run: Callable[[Sequence[Request]], Re
     return None
 
 
+# As torch's allocators on CPU and CUDA, cuBLAS and cuDNN each say it.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)

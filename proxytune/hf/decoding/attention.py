@@ -6,11 +6,13 @@ core, 32 query and 8 key heads of 128, 1,024 keys, one query: 0.6 ms against 13)
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -53,6 +55,17 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sca
     output = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
     output = output.view(rows, key_heads, groups, length, size)
     return output.permute(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
+
+
+def attention_kernels(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which torch chooses attention kernels for decoding on `device`.
+
+    cuDNN's, its first choice on recent GPUs, builds a plan for every new number of keys, which takes longer than the
+    attention: it is left out.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def grouped_attention(

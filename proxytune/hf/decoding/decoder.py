@@ -8,8 +8,9 @@ from typing import Any
 from proxytune.completion import Request
 from proxytune.errors import OptionError, RuntimeUnsupportedError
 from proxytune.hf.batching import strengths_of
-from proxytune.hf.decoding.attention import GROUPED, group_queries
+from proxytune.hf.decoding.attention import GROUPED, attention_kernels, group_queries
 from proxytune.hf.decoding.batch_state import BatchState, GenerationOutputs
+from proxytune.hf.decoding.cuda_graph import CudaGraphs
 from proxytune.hf.decoding.loop import DecodeLoop
 from proxytune.hf.decoding.role_group import RoleGroup
 from proxytune.hf.decoding.runners import SharedPair, shared_pairs
@@ -39,6 +40,7 @@ class LoopDecoder:
         policy: Learns from batch to batch how far to draft.
         shared: Pairs that run in one forward: expert = anti + adapter.
         draft: A model that drafts in the expert's place.
+        graphs: Captures forwards on CUDA; None to run them eagerly.
     """
 
     model: ProxyTunedForCausalLM
@@ -47,6 +49,7 @@ class LoopDecoder:
     policy: SpeculationPolicy
     shared: Mapping[tuple[int, int], SharedPair] = field(default_factory=dict)
     draft: RoleModel | None = None
+    graphs: CudaGraphs | None = None
 
     def decode(
         self,
@@ -81,6 +84,8 @@ class LoopDecoder:
             stopwatch=stopwatch,
             eos_token_ids=eos_token_ids,
             is_cancelled=is_cancelled,
+            graphs=self.graphs,
+            max_new_tokens=max(request.max_new_tokens for request in batch) + policy.max_draft_tokens,
         )
         sampler = Sampler(
             options,
@@ -109,7 +114,9 @@ class LoopDecoder:
             is_cancelled=is_cancelled,
         )
         num_before = self._num_remote_requests()
-        loop.run()
+        with attention_kernels(device):
+            loop.run()
+        roles.release()
         stats = None
         if options.stats:
             is_remote = self.model.roles[0].is_remote
@@ -147,9 +154,9 @@ def new_decoder(
             if not role.is_remote:
                 group_queries(role.model)
         pairs = shared_pairs(model.roles, model.pair_roles)
-        return LoopDecoder(
-            model, tokenizer, eos_token_ids, SpeculationPolicy(_speculation(model, settings)), pairs, draft
-        )
+        policy = SpeculationPolicy(_speculation(model, settings))
+        graphs = CudaGraphs() if uses_graphs(roles, settings) else None
+        return LoopDecoder(model, tokenizer, eos_token_ids, policy, pairs, draft, graphs)
     if model.roles[0].is_remote:
         raise RuntimeUnsupportedError(
             f"a base behind an API runs in our own decode loop alone, and {reasons[0]}: take another expert and anti."
@@ -157,6 +164,11 @@ def new_decoder(
     if settings.is_demanded:
         raise RuntimeUnsupportedError(f"no speculation here: {reasons[0]}; leave speculation at 'auto'.")
     return None
+
+
+def uses_graphs(roles: Sequence[RoleModel], settings: LoopSettings) -> bool:
+    """Return whether forwards may be captured: a role is on a CUDA device, and nobody turned it off."""
+    return settings.compile == "auto" and any(not role.is_remote and role.device.type == "cuda" for role in roles)
 
 
 def unsupported_reason(role: RoleModel) -> str | None:

@@ -70,11 +70,10 @@ class SlotLayer(CacheLayerMixin):
             self.keys, self.values = _grown(self.keys, capacity), _grown(self.values, capacity)
 
     def select_rows(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
-        self._shape = (len(rows), self._shape[1])
+        """Move these rows to the front, in this order; the buffers stay where they are."""
         if self.is_initialized:
-            self.keys = self.keys.index_select(0, rows.to(self.keys.device))
-            self.values = self.values.index_select(0, rows.to(self.values.device))
+            for buffer in (self.keys, self.values):
+                buffer[: len(rows)] = buffer.index_select(0, rows.to(buffer.device))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -104,6 +103,7 @@ class SlotCache(Cache):
 
     def __init__(self, num_layers: int, num_rows: int, capacity: int) -> None:
         """Take the sizes; memory is allocated when the first states come."""
+        self.num_rows = num_rows
         self.capacity = _bucketed(capacity)
         super().__init__(layers=[SlotLayer(num_rows, self.capacity) for _ in range(num_layers)])
         self.mapping = SlotMapping(rows=slice(0, num_rows), kv_len=self.capacity, start=0)
@@ -141,7 +141,7 @@ class SlotCache(Cache):
             layer.grow(self.capacity)
 
     def select_rows(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
+        """Move these rows to the front, in this order."""
         for layer in self.layers:
             layer.select_rows(rows)
 

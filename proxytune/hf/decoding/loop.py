@@ -61,6 +61,9 @@ class Roles(Protocol):
     def select_rows(self, rows: Sequence[int]) -> None:
         """Keep these rows."""
 
+    def pop_warmup(self) -> bool:
+        """Return whether a forward since the last call also set up what later ones use."""
+
 
 @dataclass
 class DecodeLoop:
@@ -117,7 +120,8 @@ class DecodeLoop:
         self.roles.submit(tokens, offsets, remaining)
         logits = self.roles.forward(tokens, offsets, expert_logits)
         num_agreed = self._accept(logits, drafts)
-        self.policy.observe(drafting, drafts.shape[1], num_agreed, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.policy.observe(drafting, drafts.shape[1], num_agreed, seconds, is_warmup=self.roles.pop_warmup())
 
     def _draft(self, last_tokens: Tensor, offsets: Sequence[int], drafting: Drafting) -> tuple[Tensor, Tensor | None]:
         """Return the drafts `[B, k]`, and the expert's logits `[B, k + 1, V]` where it made them.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from proxytune.errors import NonFiniteLogitsError, RemoteError
+from proxytune.hf.decoding.cuda_graph import CudaGraphs
 from proxytune.hf.decoding.remote_runner import RemoteRunner
 from proxytune.hf.decoding.runners import LoraPairRunner, RoleRunner, SharedPair
 from proxytune.hf.decoding.stats import Stopwatch
@@ -37,6 +38,8 @@ class RoleGroup:
         stopwatch: Stopwatch,
         eos_token_ids: Collection[int] = (),
         is_cancelled: Callable[[], bool] = bool,
+        graphs: CudaGraphs | None = None,
+        max_new_tokens: int = 0,
     ) -> None:
         """Group the roles that take part into runners.
 
@@ -50,6 +53,8 @@ class RoleGroup:
             stopwatch: Takes the times of the runners.
             eos_token_ids: For a base behind an API, which is not asked for tokens after one.
             is_cancelled: Polled while such a base is waited for.
+            graphs: Captures forwards of roles that support it.
+            max_new_tokens: Most tokens that are run after the prompts, drafts included.
         """
         self._vocab_size = int(model.config.vocab_size)
         self._device = model.device
@@ -70,15 +75,16 @@ class RoleGroup:
             )
             indices.discard(0)
         self._runners: list[RoleRunner] = []
+        graph_room: dict[str, Any] = {"graphs": graphs, "max_new_tokens": max_new_tokens}
         for group in _groups(model.roles, sorted(indices), self._drafter_index, list(active_shared)):
             parts = [model.roles[index] for index in group], group, [prompts[index] for index in group]
             pair = active_shared.get((group[0], group[-1]))
             if pair is None:
-                self._runners.append(RoleRunner(*parts))
+                self._runners.append(RoleRunner(*parts, **graph_room))
             else:
                 is_alone = all(self._num_uses(index) == 1 for index in group)
-                self._runners.append(LoraPairRunner(*parts, pair, is_alone=is_alone))
-        self._draft_runner = None if draft is None else RoleRunner([draft], [DRAFT], [prompts[0]])
+                self._runners.append(LoraPairRunner(*parts, pair, is_alone=is_alone, **graph_room))
+        self._draft_runner = None if draft is None else RoleRunner([draft], [DRAFT], [prompts[0]], **graph_room)
         self._lengths = [[len(ids) for ids in row] for row in role_ids]
         self._offsets: Sequence[int] | None = None  # of the last forward; None for the prompts'
         self._role_logits: dict[int, Tensor] = {}
@@ -147,6 +153,18 @@ class RoleGroup:
             with self._stopwatch.of("+".join(role.name for role in runner.roles[which])):
                 logits |= runner.forward(token_ids, offsets, which)
         return self._combined(logits | self._gathered())
+
+    def pop_warmup(self) -> bool:
+        """Return whether a forward since the last call also set up what later ones use."""
+        warmups = [runner.is_warmup for runner in self._all_runners()]
+        for runner in self._all_runners():
+            runner.is_warmup = False
+        return any(warmups)
+
+    def release(self) -> None:
+        """Leave what can be used again to later batches."""
+        for runner in self._all_runners():
+            runner.release()
 
     def select_rows(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proxytune.hf.adapted_linear import Rows
 from proxytune.hf.decoding.attention import LayerTypes, causal_mask
+from proxytune.hf.decoding.cuda_graph import CudaGraphs, StaticCache
 from proxytune.hf.decoding.functional_decoder import FunctionalDecoder, RotaryTable
 from proxytune.hf.decoding.kv_cache import SlotCache, SlotMapping, flat_slots
 from proxytune.hf.pair import PairPass, why_no_pair_pass
@@ -18,6 +19,7 @@ from proxytune.hf.role import RoleModel
 
 _HEADROOM = 64  # columns that are ready for an answer when it begins
 _ALIGNED = 8  # columns: what CUDA's kernels want of a mask
+_MIN_GRAPH_KV_LEN = 256  # columns that a graph reads, doubled as answers grow
 
 Prompts = Sequence[Sequence[int]]
 
@@ -40,10 +42,27 @@ class RoleRunner:
     Attributes:
         roles: They differ in their prompts alone.
         role_indices: Of the roles in the composite.
+        is_warmup: Whether the last forward also set up what later ones use.
     """
 
-    def __init__(self, roles: Sequence[RoleModel], role_indices: Sequence[int], prompts: Sequence[Prompts]) -> None:
-        """Take the roles with their prompts: token ids per row."""
+    def __init__(
+        self,
+        roles: Sequence[RoleModel],
+        role_indices: Sequence[int],
+        prompts: Sequence[Prompts],
+        *,
+        graphs: CudaGraphs | None = None,
+        max_new_tokens: int = 0,
+    ) -> None:
+        """Take the roles with their prompts.
+
+        Args:
+            roles: Of one model.
+            role_indices: Theirs.
+            prompts: Token ids per role and row.
+            graphs: Captures forwards where the model supports it.
+            max_new_tokens: Most tokens that are run after the prompts, which graphs have columns for from the start.
+        """
         self.roles = list(roles)
         self.role_indices = list(role_indices)
         self._prompts = [[list(row) for row in rows] for rows in prompts]
@@ -54,6 +73,10 @@ class RoleRunner:
         self._functional = None if self._layer_types.is_mixed else FunctionalDecoder.of(model)
         self._rotary = None if self._functional is None else RotaryTable(self._functional.rotary, _any_weight(model))
         self._cache = SlotCache(int(self.roles[0].config.num_hidden_layers), 0, 0)
+        self._graphs = graphs if graphs is not None and graphs.supports(model, self.device) else None
+        self._static: StaticCache | None = None
+        self._max_new_tokens = max_new_tokens
+        self.is_warmup = False
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +101,7 @@ class RoleRunner:
         rows = [row for prompts in self._prompts for row in prompts]
         width = max(map(len, rows))
         token_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=self.device)
-        self._cache = SlotCache(len(self._cache.layers), len(rows), width + _HEADROOM)
+        self._allocate(len(rows), width)
         span = _Span(slice(0, width), SlotMapping(rows=slice(0, len(rows)), kv_len=width, start=0))
         if self._layer_types.window is not None and self._layer_types.window < width:
             span = self._masked(span, torch.arange(width, device=self.device)[None], width)
@@ -101,8 +124,11 @@ class RoleRunner:
         starts = [
             length + offset for lengths in self._lengths[which] for length, offset in zip(lengths, offsets, strict=True)
         ]
-        span = self._span(starts, token_ids.shape[1], which.start * self._num_rows)
-        return self._by_role(self._logits(token_ids, span, which), which)
+        logits = self._graph_logits(token_ids, starts, which)
+        if logits is None:
+            span = self._span(starts, token_ids.shape[1], which.start * self._num_rows)
+            logits = self._logits(token_ids, span, which)
+        return self._by_role(logits, which)
 
     def select_rows(self, rows: Sequence[int]) -> None:
         """Keep these rows of the batch, in this order."""
@@ -110,6 +136,39 @@ class RoleRunner:
         stacked = [index * self._num_rows + row for index in range(len(self.roles)) for row in rows]
         self._cache.select_rows(torch.tensor(stacked, device=self.device))
         self._num_rows = len(rows)
+
+    def release(self) -> None:
+        """Leave the cache to later batches; nothing can be run any more."""
+        if self._graphs is not None and self._static is not None:
+            self._graphs.release(self._model, self._static)
+            self._static = None
+
+    def _allocate(self, num_rows: int, width: int) -> None:
+        """Make the cache for prompts of up to `width` tokens."""
+        num_layers = len(self._cache.layers)
+        if self._graphs is None:
+            self._cache = SlotCache(num_layers, num_rows, width + _HEADROOM)
+            return
+        self._static = self._graphs.acquire(self._model, num_layers, num_rows, width + self._max_new_tokens)
+        self._cache = self._static.cache
+        # Graphs read its addresses, so the table stays with them.
+        self._rotary = self._static.rotary = self._static.rotary or self._rotary
+
+    def _graph_logits(self, token_ids: Tensor, starts: Sequence[int], which: slice) -> Tensor | None:
+        """Return the logits by a CUDA graph; None where the forward is to run eagerly."""
+        end = max(starts) + token_ids.shape[1]
+        if self._graphs is None or self._static is None or end > self._cache.capacity:
+            return None
+        kv_len = min(self._cache.capacity, max(_MIN_GRAPH_KV_LEN, 1 << (end - 1).bit_length()))
+        key = (which.start, which.stop, *token_ids.shape, kv_len)
+        first_row = which.start * self._num_rows
+
+        def forward(token_ids: Tensor, first: Tensor) -> Tensor:
+            return self._logits(token_ids, self._ragged_span(first, token_ids.shape[1], first_row, kv_len), which)
+
+        self.is_warmup = key not in self._static.captured
+        first = torch.tensor(list(starts), device=self.device)
+        return self._graphs.run(self._static, key, forward, token_ids, first)
 
     def _span(self, starts: Sequence[int], width: int, first_row: int) -> _Span:
         """Return positions, slots and mask of rows that begin at `starts`; rows of one length share a slice."""
@@ -122,9 +181,14 @@ class RoleRunner:
             if width == 1 and self._functional is not None and (window is None or end <= window):
                 return span
             return self._masked(span, torch.arange(starts[0], end, device=self.device)[None], end)
-        positions = torch.tensor(starts, device=self.device)[:, None] + torch.arange(width, device=self.device)
         kv_len = min(-(-end // _ALIGNED) * _ALIGNED, self._cache.capacity)
+        return self._ragged_span(torch.tensor(starts, device=self.device), width, first_row, kv_len)
+
+    def _ragged_span(self, first: Tensor, width: int, first_row: int, kv_len: int) -> _Span:
+        """Return the span of rows that begin at `first` `[B]`, without a look at its values."""
+        positions = first[:, None] + torch.arange(width, device=self.device)
         slots = flat_slots(positions, self._cache.capacity, first_row)
+        rows = slice(first_row, first_row + len(first))
         return self._masked(_Span(positions, SlotMapping(rows=rows, kv_len=kv_len, slots=slots)), positions, kv_len)
 
     def _masked(self, span: _Span, positions: Tensor, kv_len: int) -> _Span:
@@ -214,6 +278,7 @@ class LoraPairRunner(RoleRunner):
         shared: SharedPair,
         *,
         is_alone: bool,
+        **graphs: Any,
     ) -> None:
         """As a `RoleRunner` of expert and anti, in this order; `shared` runs them.
 
@@ -221,7 +286,7 @@ class LoraPairRunner(RoleRunner):
         """
         self._shared = shared
         self._gives_difference = is_alone and shared.pair.head_is_shared
-        super().__init__(roles, role_indices, prompts)
+        super().__init__(roles, role_indices, prompts, **graphs)
 
     @property
     def _model(self) -> Any:

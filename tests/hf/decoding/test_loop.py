@@ -62,6 +62,10 @@ class FakeRoles:
         self.num_forwards += 1
         return self.logits(token_ids, offsets)
 
+    def pop_warmup(self) -> bool:
+        """Nothing is set up."""
+        return False
+
     def require_finite(self, row: int, position: int, request_index: int) -> None:
         """Say which row is broken."""
         raise FloatingPointError(f"request {request_index}, position {position}")
