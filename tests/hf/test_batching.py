@@ -1,6 +1,6 @@
 """Many rows: their order, batches of like length, memory that runs out, and contexts that end at different places."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,6 +97,31 @@ def test_out_of_memory_halves_the_batch_and_goes_on(call: str, num_rows: int) ->
     steps[1] = steps[2]
     assert [str(warning.message) for warning in told] == [f"out of memory with {step}." for step in steps[num_rows]]
     assert max(size for size in sizes if size <= num_rows) <= num_rows
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_every_librarys_word_for_out_of_memory(message: str) -> None:
+    """The batch is halved whoever ran out: torch on either device, cuBLAS, cuDNN."""
+    sizes: list[int] = []
+
+    def run(batch: Sequence[Request]) -> int:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise RuntimeError(message)
+        return len(batch)
+
+    requests = [request(3, index) for index in range(5)]
+    with pytest.warns(ProxyTuneWarning, match="5 rows: going on with 2"):
+        assert [result for _, result in run_in_batches(requests, 5, run)] == [2, 2, 1]
+    assert sizes == [5, 2, 2, 1]
 
 
 def test_a_single_row_that_does_not_fit_raises() -> None:
