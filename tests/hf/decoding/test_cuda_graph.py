@@ -17,6 +17,7 @@ from proxytune import ProxyGenerator
 from proxytune.errors import ProxyTuneWarning
 from proxytune.hf.decoding import cuda_graph, decoder
 from proxytune.hf.decoding.cuda_graph import CapturedForward, CudaGraphs, Forward, StaticCache
+from proxytune.hf.decoding.runners import RoleRunner
 from tests import tiny
 from tests.hf.decoding.rigs import FORMATS, scripted, tokens
 
@@ -203,3 +204,65 @@ def test_graphs_on_a_gpu(name: str, speculation: Any) -> None:
     )
     assert tokens(graphed.generate(TEXTS, **options)) == tokens(eager.generate(TEXTS, **options))
     assert not graphed._runtime.loop.graphs.is_off
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_two_threads_on_a_gpu() -> None:
+    """Base alone and steered at once, both capturing: each gives its own tokens."""
+    trio = [model.to("cuda") for model in (tiny.new_model("llama", seed) for seed in range(3))]
+    generator = ProxyGenerator(*trio, tokenizer=tiny.word_tokenizer(), speculation="off")
+    options: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True}
+    expected = {alpha: tokens(generator.generate(TEXTS[:1], alpha=alpha, **options)) for alpha in (0.0, 1.0)}
+    found: list[tuple[float, Any]] = []
+
+    def decode(alpha: float) -> None:
+        found.extend((alpha, tokens(generator.generate(TEXTS[:1], alpha=alpha, **options))) for _ in range(5))
+
+    threads = [threading.Thread(target=decode, args=(alpha,)) for alpha in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 10
+    assert all(ids == expected[alpha] for alpha, ids in found)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_failed_capture_on_a_gpu_leaves_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host synchronisation inside a capture: eager tokens, the old stream, and an allocator that still works."""
+    trio = [model.to("cuda") for model in (tiny.new_model("llama", seed) for seed in range(3))]
+    eager, graphed = (
+        ProxyGenerator(*trio, tokenizer=tiny.word_tokenizer(), speculation="off", compile=way)
+        for way in ("off", "auto")
+    )
+    options: dict[str, Any] = {"max_new_tokens": 20, "ignore_eos": True}
+    expected = tokens(eager.generate(TEXTS, **options))
+    original = RoleRunner._logits
+
+    def logits(runner: RoleRunner, *args: Any) -> torch.Tensor:
+        found = original(runner, *args)
+        float(found.sum())
+        return found
+
+    monkeypatch.setattr(RoleRunner, "_logits", logits)
+    stream = torch.cuda.current_stream()
+    with pytest.warns(ProxyTuneWarning, match="goes on without CUDA graphs"):
+        assert tokens(graphed.generate(TEXTS, **options)) == expected
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()
+    assert torch.rand(2, device="cuda").shape == (2,)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_a_pair_on_the_second_gpu() -> None:
+    """Expert and anti on cuda:1, automatic drafts: the tokens of one device."""
+    trio = [tiny.new_model("llama", seed) for seed in range(3)]
+    options: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True}
+    apart = [model.to(device) for model, device in zip(trio, ("cuda:0", "cuda:1", "cuda:1"), strict=True)]
+    found = ProxyGenerator(*apart, tokenizer=tiny.word_tokenizer()).generate(TEXTS, **options)
+    together = [model.to("cuda:0") for model in trio]
+    expected = ProxyGenerator(*together, tokenizer=tiny.word_tokenizer(), compile="off").generate(TEXTS, **options)
+    assert tokens(found) == tokens(expected)
