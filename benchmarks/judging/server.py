@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import httpx
 
 from benchmarks.judging.judge import Judgement
 from proxytune.errors import InputError, OptionError
@@ -23,11 +22,12 @@ _CHAT = (
 )
 _RETRIED = (408, 409, 425, 429)
 _NUM_TOP = 5
+_MAX_LOCATION = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerJudge:
-    """A judge on a server.
+    """A judge on a server. Redirects are not followed: the key and the answers would go to another address.
 
     Attributes:
         url: Up to and including `/v1`.
@@ -77,11 +77,11 @@ class ServerJudge:
                 self.sleep(self.pause_s * 2 ** (attempt - 1))
             try:
                 return Judgement(probability=self._ask(prompt))
-            except urllib.error.HTTPError as error:
-                reason = f"HTTP {error.code}"
-                if error.code < 500 and error.code not in _RETRIED:
+            except httpx.HTTPStatusError as error:
+                reason = _status(error.response)
+                if error.response.status_code < 500 and error.response.status_code not in _RETRIED:
                     break
-            except (OSError, ValueError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 reason = f"{type(error).__name__}: {error}"
         return Judgement(probability=None, error=f"{reason} (after {attempt + 1} tries)")
 
@@ -92,11 +92,25 @@ class ServerJudge:
         return token_probability(self._post("completions", {"prompt": prompt, "max_tokens": 1, "logprobs": _NUM_TOP}))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        data = json.dumps({"model": self.model, "temperature": 0, **body}).encode()
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/{path}", data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
-            return json.loads(answer.read())
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        content = {"model": self.model, "temperature": 0, **body}
+        answer = httpx.post(
+            f"{self.url.rstrip('/')}/{path}",
+            json=content,
+            headers=headers,
+            timeout=self.timeout_s,
+            follow_redirects=False,
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+
+def _status(answer: httpx.Response) -> str:
+    """Return the status as a reason; a redirect names the address that it leads to."""
+    if "location" not in answer.headers:
+        return f"HTTP {answer.status_code}"
+    target = answer.headers["location"][:_MAX_LOCATION]
+    return f"HTTP {answer.status_code} to {target!r}, which is not followed: name that with --judge-url"
 
 
 def token_probability(answer: Any) -> float:

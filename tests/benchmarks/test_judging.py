@@ -44,9 +44,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             number, self.server.num_requests = self.server.num_requests, self.server.num_requests + 1
-        status, answer = self.server.answer({**body, "path": self.path}, number)
+        key = self.headers.get("Authorization")
+        status, answer = self.server.answer({**body, "path": self.path, "key": key}, number)
         data = json.dumps(answer).encode()
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", answer)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -150,6 +153,16 @@ def test_retries_are_bounded(serve: Callable[[Answer], Server]) -> None:
     judge = ServerJudge(url=down.url, model="m", max_attempts=3, batch_size=1, sleep=pauses.append)
     [verdict] = judge.judge(["?"])
     assert (verdict.probability, verdict.error, down.num_requests) == (None, "HTTP 503 (after 3 tries)", 3)
+
+
+def test_redirects_are_not_followed(serve: Callable[[Answer], Server]) -> None:
+    """A redirect ends in a missing judgement that names its target, which sees neither the key nor the answer."""
+    other = serve(lambda body, number: (200, tokens(yes=-0.1)))
+    honest = serve(lambda body, number: (302, other.url) if body["key"] == "Bearer sk-SECRET" else (400, {}))
+    [verdict] = ServerJudge(url=honest.url, model="m", key="sk-SECRET", max_attempts=3).judge(["?"])
+    assert verdict.probability is None
+    assert f"HTTP 302 to '{other.url}'" in str(verdict.error)
+    assert (honest.num_requests, other.num_requests) == (1, 0)
 
 
 def test_a_chat_judge_is_read_by_its_word(run: Path, serve: Callable[[Answer], Server]) -> None:
