@@ -171,9 +171,9 @@ def is_plain_lora(config: Any) -> bool:
     from peft import LoraConfig
 
     plain = LoraConfig().to_dict()
-    found = config.to_dict()
+    fields = config.to_dict()
     return isinstance(config, LoraConfig) and all(
-        not value or key in _PLAIN_LORA_FIELDS or value == plain.get(key) for key, value in found.items()
+        not value or key in _PLAIN_LORA_FIELDS or value == plain.get(key) for key, value in fields.items()
     )
 
 

@@ -176,8 +176,8 @@ def _require_complete(info: dict[str, Any], name: str, source: str) -> None:
             "files are incomplete, or belong to another model; get them again."
         )
     different = [
-        f"{key} is {list(found)} and not {list(expected)}"
-        for key, found, expected in sorted(info.get("mismatched_keys", ()))
+        f"{key} is {list(shape)} and not {list(expected)}"
+        for key, shape, expected in sorted(info.get("mismatched_keys", ()))
     ]
     if different:
         raise RoleError(

@@ -1,4 +1,4 @@
-"""What goes into a runtime and what comes out: plain data, the same for every runtime."""
+"""Requests to a runtime and its results: plain data, the same for every runtime."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +12,7 @@ FinishReason = Literal["eos", "stop", "length", "error", "budget"]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
-    """One token under the combined distribution (natural log), with the likeliest tokens at its place.
+    """One token under the combined distribution (natural log), with the likeliest tokens at its position.
 
     `top` maps token id to log-probability, likeliest first; empty unless asked for.
     """
@@ -24,13 +24,13 @@ class TokenLogprob:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingStats:
-    """What decoding one batch did and cost.
+    """Counts and costs of decoding one batch.
 
     Attributes:
         tokens_per_second: Of the batch, reading the prompts included.
         tokens_per_cycle: Of a row, behind its first token: 1 without speculation, up to k + 1 with k drafts.
         num_drafted: Drafts per cycle of a row, in the mean: k, or less where cycles without drafts came between.
-        acceptance: For each place of a draft, the share of drafts kept there; empty without speculation.
+        acceptance: For each position of a draft, the share of drafts kept there; empty without speculation.
         num_cycles: Passes of the base over the batch, that over the prompts left out.
         num_tokens: Generated in the batch.
         role_seconds: By role, or by roles that share a pass ("expert+anti"), the prompts included.
@@ -76,18 +76,18 @@ class Completion:
     """One finished row.
 
     Attributes:
-        prompt: What the caller passed.
+        prompt: The caller's prompt.
         text: The generated text, without special tokens and without the stop text.
         token_ids: The generated ids, up to and including the one that ended the row.
         finish_reason: `"eos"`, `"stop"` or `"length"`; with a remote base also `"error"` or `"budget"`, and then
             the row has what came before.
         logprobs: One per token id when asked for.
         timing: Seconds and sizes.
-        index: Place of the prompt in the call.
-        sequence: Which of the prompt's `num_return_sequences` this is.
-        trace: What steering did at every token, when asked for; None for a row that ended with an error.
+        index: Index of the prompt in the call.
+        sequence: Index among the prompt's `num_return_sequences`.
+        trace: Effect of steering at every token, when asked for; None for a row that ended with an error.
         error: Why the row ended, where that is `"error"` or `"budget"`.
-        base_mass: With a remote base, the share of its probability that was seen at each token's place; else None.
+        base_mass: With a remote base, the share of its probability that was seen at each token's position; else None.
     """
 
     prompt: Prompt
@@ -107,7 +107,7 @@ class Completion:
 class Score:
     """The log-probabilities (natural log) of one continuation under the combined distribution, teacher-forced.
 
-    `is_greedy` says whether each of its tokens was the likeliest at its place.
+    `is_greedy` says whether each of its tokens was the likeliest at its position.
     """
 
     token_ids: tuple[int, ...]
@@ -129,7 +129,7 @@ class Request:
         alphas: Strength for each pair.
         seed: Seed of the row's draws.
         max_new_tokens: Limit of this row (its context may end before the batch does).
-        index: Place of the prompt in the call.
+        index: Index of the prompt in the call.
         sequence: Number among the prompt's completions.
         continuation_ids: Only for scoring: what to score.
     """
@@ -150,7 +150,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a runtime generated for one sequence of one request."""
+    """The output of a runtime for one sequence of one request."""
 
     token_ids: tuple[int, ...]
     text: str

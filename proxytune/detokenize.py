@@ -27,8 +27,8 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     >>> cut_at_stop("one. two", [" t", "."])
     ('one', True)
     """
-    found = [place for place in (text.find(mark) for mark in stop) if place >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+    starts = [start for start in (text.find(mark) for mark in stop) if start >= 0]
+    return (text[: min(starts)], True) if starts else (text, False)
 
 
 class TextStream:
@@ -70,10 +70,10 @@ class TextStream:
         """Return what of the held text and this one can be shown: nothing that may belong to a stop text."""
         if self._is_stopped:
             return ""
-        whole, self._is_stopped = cut_at_stop(self._held + text, self._stop)
-        certain = len(whole) if self._is_stopped else len(whole) - _begun(whole, self._stop)
-        self._held = whole[certain:]
-        return whole[:certain]
+        held, self._is_stopped = cut_at_stop(self._held + text, self._stop)
+        certain = len(held) if self._is_stopped else len(held) - _begun(held, self._stop)
+        self._held = held[certain:]
+        return held[:certain]
 
 
 def _continuation(tokenizer: Any, token_ids: Sequence[int], before: int | None) -> str:
@@ -88,12 +88,14 @@ def _continuation(tokenizer: Any, token_ids: Sequence[int], before: int | None) 
     head = plain([before])
     if _UNFINISHED in head:
         # A byte of a character has no text of its own: any whole word shows as well whether there is a space.
-        before, head = next(((index, text) for index in token_ids if _is_whole(text := plain([index]))), (before, ""))
-    whole = plain([before, *token_ids]) if head else ""
-    return whole[len(head) :] if head and whole.startswith(head) else plain(token_ids)
+        before, head = next(
+            ((index, text) for index in token_ids if _is_complete(text := plain([index]))), (before, "")
+        )
+    text = plain([before, *token_ids]) if head else ""
+    return text[len(head) :] if head and text.startswith(head) else plain(token_ids)
 
 
-def _is_whole(text: str) -> bool:
+def _is_complete(text: str) -> bool:
     return text != "" and _UNFINISHED not in text
 
 

@@ -32,7 +32,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 def split_continuation(tokenizer: Any, prompt: str, continuation: str) -> tuple[list[int], list[int]] | None:
     """Return the ids of a prompt and of its continuation, tokenised together; None where no cut leaves both whole.
 
-    As in lm-evaluation-harness: both are encoded in one piece and cut behind as many ids as the prompt has alone. Where
+    As in lm-evaluation-harness: both are encoded in one piece and cut behind as many ids as the prompt has alone. If
     the last word of the prompt and the first of the continuation become one token, the harness drops that word; here
     the continuation is encoded alone, if it then reads as it did.
     """
@@ -47,8 +47,8 @@ def split_continuation(tokenizer: Any, prompt: str, continuation: str) -> tuple[
 def special_tokens(tokenizer: Any) -> dict[str, int]:
     """Return the tokens by their text that a tokenizer leaves out of what it decodes."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    found = {str(token): index for index, token in added.items() if getattr(token, "special", False)}
-    return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    special = {str(token): index for index, token in added.items() if getattr(token, "special", False)}
+    return special | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
 
 
 def as_ids(ids: Any) -> list[Any]:

@@ -102,7 +102,7 @@ def require_plausible_size(model: Any, folder: Path, name: str, *, is_quantized:
         model: On the meta device, built from the config.
         folder: With the weights.
         name: Of the role.
-        is_quantized: Whether the weights are quantised on disk, so that several share a byte.
+        is_quantized: Weights are quantised on disk, so that several share a byte.
     """
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     held = _num_held(folder, name, is_quantized=is_quantized)
@@ -121,7 +121,7 @@ def require_plausible_size(model: Any, folder: Path, name: str, *, is_quantized:
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the files with weights, safetensors where there are any."""
-    return next((found for pattern in _WEIGHT_PATTERNS if (found := sorted(folder.glob(pattern)))), [])
+    return next((files for pattern in _WEIGHT_PATTERNS if (files := sorted(folder.glob(pattern)))), [])
 
 
 def safetensors_header(path: Path, name: str = "the model") -> dict[str, Any]:

@@ -32,7 +32,7 @@ from proxytune.runtimes import (
     new_vllm_composite,
     require_fitting,
 )
-from proxytune.shared_tokens import as_tokenizer, settle
+from proxytune.shared_tokens import as_tokenizer, resolve_tokenizers
 from proxytune.trace import Trace
 
 
@@ -84,9 +84,9 @@ class ProxyGenerator:
             pairs: In place of expert and anti: several pairs, whose differences add up.
             alpha: Strength for the one pair of `expert` and `anti`.
             rule: Name of what combines the logits, see `proxytune.rules`; None is proxy tuning's.
-            base_prompt: How the base reads prompts: raw, chat, a named format, or a text with `{prompt}` in it.
-            expert_prompt: How the expert does.
-            anti_prompt: How the anti does.
+            base_prompt: Prompt format of the base: raw, chat, a named format, or a text with `{prompt}` in it.
+            expert_prompt: Prompt format of the expert.
+            anti_prompt: Prompt format of the anti.
             dtype: For every role here that sets none; None is what the weights are stored in.
             device_map: Likewise; None is the first GPU, or the CPU.
             quantization: Likewise: "4bit" or "8bit".
@@ -99,7 +99,7 @@ class ProxyGenerator:
             engine_options: vLLM's `EngineArgs`: `tensor_parallel_size`, `gpu_memory_utilization`, `enforce_eager`, …
             speculation: Lossless drafting in runtime hf: "auto" measures whether it pays and how far to draft, k drafts
                 k tokens, "off" none. The tokens are the same, seeded ones too.
-            draft: Who drafts: "expert", or a smaller model with the same vocabulary.
+            draft: The drafter: "expert", or a smaller model with the same vocabulary.
             compile: "auto" captures each role's forward as a CUDA graph, "off" runs eagerly; no difference on a CPU.
 
         Raises:
@@ -115,14 +115,19 @@ class ProxyGenerator:
             "revision": revision,
             "trust_remote_code": trust_remote_code,
         }
-        found = as_pairs(expert, anti, pairs, alpha)
+        all_pairs = as_pairs(expert, anti, pairs, alpha)
         base_role = Role.of(base, "base", base_url=base_url, **defaults)
-        roles = [(Role.of(pair.expert, "expert", **defaults), Role.of(pair.anti, "anti", **defaults)) for pair in found]
+        roles = [
+            (Role.of(pair.expert, "expert", **defaults), Role.of(pair.anti, "anti", **defaults)) for pair in all_pairs
+        ]
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
-        for name in (*formats.values(), *(name for pair in found for name in (pair.expert_prompt, pair.anti_prompt))):
+        for name in (
+            *formats.values(),
+            *(name for pair in all_pairs for name in (pair.expert_prompt, pair.anti_prompt)),
+        ):
             PromptFormat(name or "raw")
         settings = loop_settings(speculation, draft, compile)
-        config = config_of(base_role, found, roles, formats, rule)
+        config = config_of(base_role, all_pairs, roles, formats, rule)
         self.runtime = choose_runtime(runtime, engine_options, base_role, roles)
         require_fitting(self.runtime, settings)
         if self.runtime == "vllm":
@@ -199,11 +204,11 @@ class ProxyGenerator:
             model = ProxyTunedForCausalLM.from_pretrained(
                 folder, config=config, base_url=base_url, tokenizer=given, **settings
             )
-        own = tokenizer if tokenizer is not None else load_tokenizer(Role(str(folder)))
+        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(Role(str(folder)))
         eos = model.generation_config.eos_token_id if (Path(folder) / "generation_config.json").is_file() else None
         generator = cls.__new__(cls)
         generator.runtime = chosen
-        generator._set_up(base, roles, model, own, [eos] if isinstance(eos, int) else eos)
+        generator._set_up(base, roles, model, tokenizer, [eos] if isinstance(eos, int) else eos)
         generator._start(model, loop, draft, settings)
         return generator
 
@@ -290,8 +295,8 @@ class ProxyGenerator:
             return self.generate([prompt], **options)[0].trace  # type: ignore[return-value]
         checked = GenerationOptions.from_kwargs(options)
         [request] = self._builder.for_scoring([prompt], [continuation], checked.alpha)
-        found: Trace = self._runtime.trace(request, request.continuation_ids, checked.num_trace_candidates)
-        return found
+        trace: Trace = self._runtime.trace(request, request.continuation_ids, checked.num_trace_candidates)
+        return trace
 
     def score(
         self,
@@ -323,7 +328,7 @@ class ProxyGenerator:
         alpha: Any = None,
         batch_size: int = 16,
     ) -> Iterator[tuple[int, Score]]:
-        """Yield the place of a prompt and its score, batch by batch; every row is checked before the first runs.
+        """Yield the index of a prompt and its score, batch by batch; every row is checked before the first runs.
 
         Arguments and errors as in `score`.
         """
@@ -338,10 +343,12 @@ class ProxyGenerator:
         tokenizer: Any,
         eos_token_ids: Sequence[int] | None,
     ) -> None:
-        """Settle tokenizers, vocabulary and special ids around a built composite."""
+        """Resolve tokenizers, vocabulary and special ids around a built composite."""
         self.model = model
-        self.tokenizer, self.eos_token_ids, own = settle(model, base, roles, tokenizer, eos_token_ids)
-        self._builder = RequestBuilder.for_model(model, own, self.tokenizer)
+        self.tokenizer, self.eos_token_ids, role_tokenizers = resolve_tokenizers(
+            model, base, roles, tokenizer, eos_token_ids
+        )
+        self._builder = RequestBuilder.for_model(model, role_tokenizers, self.tokenizer)
 
     def _start(self, model: Any, settings: LoopSettings, draft: Any, defaults: Mapping[str, Any]) -> None:
         """Start the runtime, with its draft model if one is named."""

@@ -1,4 +1,4 @@
-"""What a library says of a damaged file, as the end of a sentence of ours."""
+"""Messages of libraries about damaged files, as the ends of our own sentences."""
 
 from pickle import UnpicklingError
 

@@ -1,4 +1,4 @@
-"""What a call of `generate` may ask for, checked before anything runs."""
+"""Options of a call of `generate`, checked before anything runs."""
 
 import difflib
 import math
@@ -99,8 +99,8 @@ class GenerationOptions:
         stop_ids = [self.stop_token_ids] if isinstance(self.stop_token_ids, int) else self.stop_token_ids
         object.__setattr__(self, "stop_token_ids", tuple(plain_number(index) for index in stop_ids))
         for name in ("max_new_tokens", "num_beams", "num_return_sequences", "batch_size"):
-            _require_whole(name, getattr(self, name), least=1)
-        _require_whole("top_k", self.top_k, least=0)
+            _require_integer(name, getattr(self, name), least=1)
+        _require_integer("top_k", self.top_k, least=0)
         _require(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
         _require(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
         _require(_is_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "in [0, 1]")
@@ -112,14 +112,14 @@ class GenerationOptions:
         )
         _require(_is_number(self.length_penalty), "length_penalty", self.length_penalty, "a finite number")
         if self.logprobs is not None:
-            _require_whole("logprobs", self.logprobs, least=0)
+            _require_integer("logprobs", self.logprobs, least=0)
         if self.trace is not False:
-            _require_whole("trace (unless True or False)", self.num_trace_candidates, least=1)
+            _require_integer("trace (unless True or False)", self.num_trace_candidates, least=1)
         for text in self.stop:
             _require(isinstance(text, str) and text != "", "stop", text, "a text, or texts, of at least one character")
             require_encodable(text, "stop")
         for index in self.stop_token_ids:
-            _require_whole("stop_token_ids (each)", index, least=0)
+            _require_integer("stop_token_ids (each)", index, least=0)
         self._require_fitting_together()
 
     @classmethod
@@ -161,12 +161,12 @@ class GenerationOptions:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether tokens are drawn rather than taken."""
+        """True if tokens are drawn, False if the likeliest is taken."""
         return self.temperature > 0
 
     @property
     def num_trace_candidates(self) -> int:
-        """How many tokens of each distribution a trace keeps; 0 where none is wanted."""
+        """Number of tokens of each distribution that a trace keeps; 0 where none is asked for."""
         return TRACE_CANDIDATES if self.trace is True else self.trace
 
     def _require_fitting_together(self) -> None:
@@ -188,11 +188,11 @@ class GenerationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """How a generator's own loop decodes (runtime hf).
+    """Settings of a generator's own loop (runtime hf).
 
     Attributes:
         speculation: "auto" measures whether drafts pay and how far to draft; "off" never drafts; k drafts k tokens.
-        has_draft_model: Whether a model of its own drafts in the expert's place.
+        has_draft_model: A model of its own drafts, instead of the expert.
         compile: "auto" captures each role's forward as a CUDA graph; "off" runs eagerly.
     """
 
@@ -202,12 +202,12 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         if self.speculation not in ("auto", "off"):
-            _require_whole("speculation (unless 'auto' or 'off')", self.speculation, least=1)
+            _require_integer("speculation (unless 'auto' or 'off')", self.speculation, least=1)
         _require(self.compile in ("auto", "off"), "compile", self.compile, "'auto' or 'off'")
 
     @property
     def is_demanded(self) -> bool:
-        """Whether drafts were asked for, rather than left to the loop."""
+        """True if drafts were asked for, False if they are left to the loop."""
         return self.speculation not in ("auto", "off") or self.has_draft_model
 
 
@@ -277,11 +277,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require(is_right: bool, name: str, value: Any, wanted: str) -> None:
+def _require(is_right: bool, name: str, value: Any, expected: str) -> None:
     if not is_right:
-        raise OptionError(f"{name} is {value!r}: it must be {wanted}.")
+        raise OptionError(f"{name} is {value!r}: it must be {expected}.")
 
 
-def _require_whole(name: str, value: Any, *, least: int) -> None:
+def _require_integer(name: str, value: Any, *, least: int) -> None:
     is_right = isinstance(value, int) and not isinstance(value, bool) and value >= least
     _require(is_right, name, value, f"a whole number of at least {least}")

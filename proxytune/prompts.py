@@ -22,7 +22,7 @@ _CHAT_ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Template:
-    """How a named template writes each message of a conversation and opens the answer.
+    """Text around each message of a conversation under a named template, and the opening of the answer.
 
     `system`, `user` and `assistant` hold `{content}`; `opening` follows the last message. The tokenizer adds its own
     first token (BOS), so no template writes one. `first_user` is for formats with the system text in the first turn.

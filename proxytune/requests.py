@@ -1,4 +1,4 @@
-"""From what a caller passes to the rows a runtime decodes: ids per role, strength, seed and room of each prompt."""
+"""From what a caller passes to the rows a runtime decodes: ids per role, strengths, seed and limit of each prompt."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _SEED_STEP = 0x9E3779B97F4A7C15  # odd and large: the second sequence of seed 0 
 
 @dataclass(frozen=True)
 class RoleReader:
-    """How one role reads a prompt.
+    """Prompt format, tokenizer and limits of one role.
 
     Attributes:
         name: Of the role.
         form: Its prompt format.
         tokenizer: Its own, or the one for all.
-        max_context: How much it can read, None if it states no limit.
-        vocab_size: How many ids it knows. A prompt of its own may hold some that the others lack: a chat model's turn
+        max_context: Most tokens it can read, None if it states no limit.
+        vocab_size: Number of ids it knows. A prompt of its own may hold some that the others lack: a chat model's turn
             marks, added behind the base's vocabulary.
     """
 
@@ -71,7 +71,7 @@ class RequestBuilder:
 
         Raises:
             InputError: A prompt cannot be read.
-            ContextLengthError: It leaves no room for one token.
+            ContextLengthError: No token fits behind it.
             OptionError: `alpha` or `seed` does not fit the prompts.
         """
         alphas = self.alphas_for(options.alpha, len(prompts))
@@ -81,13 +81,13 @@ class RequestBuilder:
         requests = []
         for index, prompt in enumerate(prompts):
             role_ids = self._encode(prompt, index)
-            room = self._require_room(role_ids, 1, index)
+            remaining_tokens = self._remaining_tokens(role_ids, 1, index)
             requests += [
                 Request(
                     role_ids=role_ids,
                     alphas=alphas[index],
                     seed=(seeds[index] + copy * _SEED_STEP) % 2**63,
-                    max_new_tokens=min(options.max_new_tokens, room),
+                    max_new_tokens=min(options.max_new_tokens, remaining_tokens),
                     index=index,
                     sequence=copy,
                 )
@@ -106,7 +106,7 @@ class RequestBuilder:
         for index, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
             role_ids, ids = self._encode_both(prompt, continuation, index)
             # The last token is only predicted, never read.
-            self._require_room(role_ids, len(ids) - 1, index)
+            self._remaining_tokens(role_ids, len(ids) - 1, index)
             requests.append(Request(role_ids=role_ids, alphas=alphas[index], index=index, continuation_ids=ids))
         return requests
 
@@ -119,9 +119,9 @@ class RequestBuilder:
     ) -> tuple[tuple[int, ...], ...]:
         """Return the ids of a prompt for each role; `prompts` has one for each in its place."""
         encoded = []
-        for reader, own in zip(self.readers, prompts or [prompt] * len(self.readers), strict=True):
+        for reader, role_prompt in zip(self.readers, prompts or [prompt] * len(self.readers), strict=True):
             try:
-                ids = reader.form.encode(own, reader.tokenizer)
+                ids = reader.form.encode(role_prompt, reader.tokenizer)
             except InputError as error:
                 raise InputError(f"prompt {index}: {error}") from error
             _require_known(ids, reader.vocab_size, f"prompt {index} of {reader.name}", "it knows")
@@ -161,20 +161,20 @@ class RequestBuilder:
         _require_known(ids, self.vocab_size, f"continuation {index}", "all roles share")
         return role_ids, tuple(ids)
 
-    def _require_room(self, role_ids: Sequence[Sequence[int]], num_tokens: int, index: int) -> int:
+    def _remaining_tokens(self, role_ids: Sequence[Sequence[int]], num_tokens: int, index: int) -> int:
         """Return how many tokens every role can still read; raise if that is less than `num_tokens`."""
-        rooms = [
+        remaining = [
             (reader.max_context - len(ids), reader.name, len(ids), reader.max_context)
             for reader, ids in zip(self.readers, role_ids, strict=True)
             if reader.max_context is not None
         ]
-        room, name, length, context = min(rooms, default=(_UNLIMITED, "", 0, 0))
-        if room < num_tokens:
+        remaining_tokens, name, length, context = min(remaining, default=(_UNLIMITED, "", 0, 0))
+        if remaining_tokens < num_tokens:
             raise ContextLengthError(
                 f"prompt {index} has {length} tokens for the {name}, whose context of {context} is the shortest: "
-                f"shorten it by {num_tokens - room}."
+                f"shorten it by {num_tokens - remaining_tokens}."
             )
-        return room
+        return remaining_tokens
 
 
 def as_prompts(prompts: Any) -> list[Prompt]:
@@ -193,11 +193,11 @@ def as_prompts(prompts: Any) -> list[Prompt]:
         raise InputError(
             f"prompts are {prompts!r}: pass a string, a list of messages, a list of token ids, or a list of such."
         )
-    found = list(prompts)
-    if not found:
+    listed = list(prompts)
+    if not listed:
         raise InputError("there is no prompt: pass at least one.")
-    is_single = all(isinstance(item, Integral) for item in found) or all(isinstance(item, dict) for item in found)
-    return [found] if is_single else found
+    is_single = all(isinstance(item, Integral) for item in listed) or all(isinstance(item, dict) for item in listed)
+    return [listed] if is_single else listed
 
 
 def as_continuations(continuations: Any) -> list[Any]:
@@ -206,8 +206,8 @@ def as_continuations(continuations: Any) -> list[Any]:
         continuations = continuations.tolist()
     if isinstance(continuations, str):
         return [continuations]
-    found = list(continuations)
-    return [found] if found and all(isinstance(item, Integral) for item in found) else found
+    listed = list(continuations)
+    return [listed] if listed and all(isinstance(item, Integral) for item in listed) else listed
 
 
 def _require_known(ids: Sequence[int], vocab_size: int, what: str, who: str) -> None:

@@ -66,10 +66,10 @@ class Role:
         """Return `source` as a Role, filling what it leaves open from `defaults`.
 
         Args:
-            source: What `Role.source` may be, or a Role; `"openai:<model>"` is a base behind an API.
+            source: A value of `Role.source`, or a Role; `"openai:<model>"` is a base behind an API.
             name: base, expert, anti or draft.
             base_url: Of that API.
-            **defaults: How models are loaded; a base behind an API is not, and takes none of them.
+            **defaults: Loading settings of models; a base behind an API is not loaded, and takes none of them.
 
         Raises:
             RoleError: Nothing was given for the role; or it is behind an API, and no base, or without `base_url`.
@@ -92,12 +92,12 @@ class Role:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the source is a model behind an API."""
+        """True if the source is a model behind an API."""
         return isinstance(self.source, RemoteSettings)
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the source is a model rather than the name of one."""
+        """True if the source is a model rather than the name of one."""
         if isinstance(self.source, str | Path | RemoteSettings):
             return False
         import torch  # only here: naming roles must not wait for it
@@ -116,7 +116,7 @@ class Role:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether this is a peft adapter over another model."""
+        """True if this is a peft adapter over another model."""
         if self.is_remote:
             return False
         if self.is_loaded:

@@ -65,7 +65,7 @@ class RowCutter:
         before = request.role_ids[0][-1]
         reason: FinishReason = "length"
         ends = options.end_ids(self.eos_token_ids)
-        first_eos = next((place for place, index in enumerate(ids) if index in ends), None)
+        first_eos = next((index for index, token_id in enumerate(ids) if token_id in ends), None)
         if first_eos is not None:
             is_eos = not options.ignore_eos and ids[first_eos] in self.eos_token_ids
             ids, reason = ids[: first_eos + 1], "eos" if is_eos else "stop"

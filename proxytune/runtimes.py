@@ -1,4 +1,4 @@
-"""Which runtime runs a composite: transformers in this process, or vLLM's engine."""
+"""The runtimes of a composite, transformers in this process or vLLM's engine, and the choice between them."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -57,9 +57,11 @@ def choose_runtime(
         return "hf"
     is_installed = find_spec("vllm") is not None
     if name == "auto":
-        from proxytune.vllm.composite import why_not
+        from proxytune.vllm.composite import unsupported_reason
 
-        return "vllm" if is_installed and torch.cuda.is_available() and why_not(base, pairs) is None else "hf"
+        return (
+            "vllm" if is_installed and torch.cuda.is_available() and unsupported_reason(base, pairs) is None else "hf"
+        )
     if name == "hf" and engine_options:
         raise UnknownOptionError("engine_options are vLLM's: pass runtime='vllm' with them.")
     if name == "vllm" and not is_installed:
@@ -80,12 +82,12 @@ def require_fitting(name: Literal["hf", "vllm"], settings: LoopSettings) -> None
 
 
 def load_draft(source: Any, defaults: Mapping[str, Any], vocab_size: int, shared: Mapping[str, Any]) -> RoleModel:
-    """Return a model that drafts in the expert's place.
+    """Return a model that drafts instead of the expert.
 
     Args:
         source: Hub id, folder, loaded model or `Role`.
         defaults: Of the roles, for what it leaves open.
-        vocab_size: How many ids the roles share.
+        vocab_size: Number of ids that the roles share.
         shared: A tokenizer of theirs by name.
 
     Raises:
@@ -97,8 +99,8 @@ def load_draft(source: Any, defaults: Mapping[str, Any], vocab_size: int, shared
     draft = RoleModel("draft", model)
     if role.is_adapter:
         draft = RoleModel("draft", model.get_base_model(), model, model.active_adapter)
-    own = load_tokenizer(role)
-    size = shared_size({**shared, **({} if own is None else {"draft": own})}, {"draft": draft.logits_width})
+    tokenizer = load_tokenizer(role)
+    size = shared_size({**shared, **({} if tokenizer is None else {"draft": tokenizer})}, {"draft": draft.logits_width})
     if size < vocab_size:
         raise VocabularyError(
             f"the draft model knows {size} token ids, the roles share {vocab_size}: take one with the same tokenizer."

@@ -1,4 +1,4 @@
-"""What the roles of a composite share: one tokenizer's ids, how many of them, and which end a text."""
+"""Tokens that the roles of a composite share: one tokenizer's ids, their number, and those that end a text."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from proxytune.roles import Role
 from proxytune.vocabulary import shared_size
 
 
-def settle(
+def resolve_tokenizers(
     model: Any,
     base: Role,
     pairs: Sequence[tuple[Role, Role]],
@@ -22,7 +22,7 @@ def settle(
 
     Args:
         model: The composite.
-        base: What its roles were loaded from.
+        base: The role of the base.
         pairs: Expert and anti, likewise.
         tokenizer: In place of the base's own: an object, a folder or a hub id.
         eos_token_ids: In place of the roles' own.
@@ -40,20 +40,22 @@ def settle(
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
         sources |= {f"expert{suffix}": expert, f"anti{suffix}": anti}
-    own = {name: found for name, role in sources.items() if (found := load_tokenizer(role)) is not None}
+    tokenizers = {name: loaded for name, role in sources.items() if (loaded := load_tokenizer(role)) is not None}
     given = as_tokenizer(tokenizer)
-    chosen = given if given is not None else own.get("base")
+    chosen = given if given is not None else tokenizers.get("base")
     if chosen is None and base.is_remote:
-        chosen = next(iter(own.values()), None)
+        chosen = next(iter(tokenizers.values()), None)
     if chosen is None:
         raise RoleError("the base comes without a tokenizer: pass tokenizer= with a folder, a hub id or an object.")
     widths = {role.name: role.logits_width for role in model.roles}
-    size = model.config.vocab_size = shared_size({**({} if given is None else {"tokenizer": given}), **own}, widths)
+    size = model.config.vocab_size = shared_size(
+        {**({} if given is None else {"tokenizer": given}), **tokenizers}, widths
+    )
     if eos_token_ids is None:
         configured = model.generation_config.eos_token_id or []
-        ids = [*configured, *(found.eos_token_id for found in own.values()), chosen.eos_token_id]
+        ids = [*configured, *(tokenizer.eos_token_id for tokenizer in tokenizers.values()), chosen.eos_token_id]
         eos_token_ids = [index for index in ids if index is not None and index < size]
-        _warn_of_unshared_ends(model, own, chosen, size)
+        _warn_of_unshared_ends(model, tokenizers, chosen, size)
     unknown = next((index for index in eos_token_ids if not 0 <= index < size), None)
     if unknown is not None:
         raise OptionError(f"eos_token_ids has {unknown}, but the shared ids go from 0 to {size - 1}.")
@@ -61,7 +63,7 @@ def settle(
     pad = model.generation_config.pad_token_id or 0
     model.generation_config.eos_token_id = list(ends) or None
     model.generation_config.pad_token_id = pad if 0 <= pad < size else 0
-    return chosen, ends, own
+    return chosen, ends, tokenizers
 
 
 def _warn_of_unshared_ends(model: Any, tokenizers: Mapping[str, Any], shared: Any, size: int) -> None:

@@ -1,4 +1,4 @@
-"""How single tokens read: what each adds to a text, and how one that never came would have read."""
+"""Text of single tokens: of those in a text, and of those that never came."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,10 +31,10 @@ class TokenReader:
 
     def text(self, token_id: int) -> str:
         """Return how a token reads, never empty: special tokens and parts of characters by their name."""
-        found = self._texts.get(token_id)
-        if found is None:
-            found = self._texts[token_id] = self._read(token_id)
-        return found
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self._read(token_id)
+        return text
 
     def _read(self, token_id: int) -> str:
         text = decode(self._tokenizer, [token_id], self._before)

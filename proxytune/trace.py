@@ -1,4 +1,4 @@
-"""What steering did at every token of one text: plain data, and its form in JSON Lines."""
+"""Effect of steering at every token of one text: plain data, and its form in JSON Lines."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTrace:
-    """One token of the text and what the distributions said at its place, before temperature and filters.
+    """One token of the text and the distributions at its position, before temperature and filters.
 
     Divergences are in nats; infinite where the second distribution rules out what the first allows.
 
     Attributes:
-        token_id: What came.
-        text: What it adds to the text: nothing for a special token, or for the first bytes of a character.
-        is_changed: Whether the combination's likeliest token is another than the base's.
+        token_id: The chosen token.
+        text: Its text: empty for a special token, or for the first bytes of a character.
+        is_changed: The combination's likeliest token is another than the base's.
         base_rank: Place of the token in the base's order, from 1.
         kl_combined_base: KL(combined ‖ base): how far steering moved the distribution.
         kl_expert_anti: KL(expert ‖ anti) of each pair.
@@ -57,17 +57,17 @@ class TokenTrace:
 
     @property
     def shift(self) -> float:
-        """How much steering added to the probability of the token: combined less base (arXiv 2401.08565, section 6)."""
+        """Probability that steering added to the token: combined less base (arXiv 2401.08565, section 6)."""
         return self.chosen.probabilities[-1] - self.chosen.probabilities[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What steering did at every token of one text.
+    """Effect of steering at every token of one text.
 
     Attributes:
         alphas: Strength of each pair.
-        distributions: What candidates have probabilities under: every distinct role, base first, then combined.
+        distributions: Names of the distributions: every distinct role, base first, then combined.
         pairs: For each pair the names of its expert and its anti.
         tokens: In their order.
     """
@@ -79,12 +79,12 @@ class Trace:
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """The full text."""
         return "".join(token.text for token in self.tokens)
 
     @property
     def changed_share(self) -> float:
-        """Share of places where steering changed the likeliest token; 0 for an empty text."""
+        """Share of positions where steering changed the likeliest token; 0 for an empty text."""
         return sum(token.is_changed for token in self.tokens) / len(self.tokens) if self.tokens else 0.0
 
     def row(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def merged_adapters(choice: RoleChoice, options: Mapping[str, Any]) -> frozenset
     """
     from transformers import AutoConfig
 
-    from proxytune.vllm.adapter import is_asked_to_merge, why_merged
+    from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
 
     found = set()
     for number, pair in enumerate(choice.pairs, 1):
@@ -23,7 +23,7 @@ def merged_adapters(choice: RoleChoice, options: Mapping[str, Any]) -> frozenset
             continue
         name = "expert" if len(choice.pairs) == 1 else f"expert_{number}"
         config = AutoConfig.from_pretrained(pair.anti.name_or_path, revision=pair.anti.revision)
-        if is_asked_to_merge(options) or why_merged(pair.expert, name, pair.anti, config, options) is not None:
+        if is_asked_to_merge(options) or merge_reason(pair.expert, name, pair.anti, config, options) is not None:
             found.add(name)
     return frozenset(found)
 

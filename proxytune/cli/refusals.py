@@ -26,10 +26,10 @@ def _about_installation() -> Iterator[str]:
 
 
 def _about_models(choice: RoleChoice) -> Iterator[str]:
-    from proxytune.vllm.composite import why_not
+    from proxytune.vllm.composite import unsupported_reason
     from proxytune.vllm.plan import check_alphas, require_supported
 
-    reason = why_not(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs])
+    reason = unsupported_reason(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs])
     if reason is not None:
         yield reason
     for name, role in _whole_models(choice):

@@ -11,7 +11,7 @@ Rows = Literal["expert", "anti", "pair"]
 
 @dataclass
 class RowChoice:
-    """Which rows the adapter acts on: all ("expert"), none ("anti"), or the first half ("pair")."""
+    """Rows that the adapter acts on: all ("expert"), none ("anti"), or the first half ("pair")."""
 
     which: Rows = "pair"
 

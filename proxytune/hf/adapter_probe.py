@@ -62,7 +62,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
     return logits.float()
 
 
-def _is_close(found: Tensor, expected: Tensor) -> bool:
+def _is_close(logits: Tensor, expected: Tensor) -> bool:
     """Return whether logits differ by no more than rounding, which a larger batch changes."""
     scale = float(expected.abs().max().clamp(min=1.0))
-    return float((found - expected).abs().max()) <= 2e-2 * scale
+    return float((logits - expected).abs().max()) <= 2e-2 * scale

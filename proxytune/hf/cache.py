@@ -49,7 +49,7 @@ class CompositeCache(Cache):
 
     @property
     def is_compileable(self) -> bool:
-        """Whether every role's layers have a fixed size."""
+        """True if every role's layers have a fixed size."""
         return all(view.is_compileable for view in self.views)
 
     def _used_layers(self) -> list[Any]:

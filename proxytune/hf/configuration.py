@@ -11,14 +11,14 @@ from proxytune.rules import DEFAULT
 
 
 class ProxyTunedConfig(PreTrainedConfig):
-    """What a composite is made of.
+    """Roles, strengths, rule and prompt formats of a composite.
 
     Attributes:
         base: The base role: `{"source": hub id or folder}`, and optionally dtype, quantization, revision; behind an API
             `{"source": "openai:<model>", "remote": settings}`.
         pairs: One entry per pair: `{"expert": role, "anti": role, "alpha": number}`, and optionally `expert_prompt` and
             `anti_prompt` overriding the formats below.
-        rule: Name of what combines their logits, see `proxytune.rules`.
+        rule: Name of the rule that combines their logits, see `proxytune.rules`.
         base_prompt: Prompt format of the base.
         expert_prompt: Prompt format of the experts.
         anti_prompt: Prompt format of the antis.

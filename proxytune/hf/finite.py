@@ -44,8 +44,8 @@ def require_finite(
         NonFiniteLogitsError: It names role, row and position.
     """
     broken = [
-        None if table is None else _counted(table, own or {}, logits_to_keep)
-        for table, own in zip(logits, inputs, strict=True)
+        None if table is None else _counted(table, role_inputs or {}, logits_to_keep)
+        for table, role_inputs in zip(logits, inputs, strict=True)
     ]
     if unused is not None:
         broken = [
@@ -56,10 +56,12 @@ def require_finite(
     # One synchronisation for all roles.
     if not bool(torch.stack(flags).any()):
         return
-    for name, table, own in zip(names, broken, inputs, strict=True):
+    for name, table, role_inputs in zip(names, broken, inputs, strict=True):
         if table is not None and bool(table.any()):
             row, index = table.nonzero()[0].tolist()
-            raise NonFiniteLogitsError(name, row, _position(own or {}, row, index, table.shape[1], logits_to_keep))
+            raise NonFiniteLogitsError(
+                name, row, _position(role_inputs or {}, row, index, table.shape[1], logits_to_keep)
+            )
 
 
 @contextmanager
@@ -90,12 +92,12 @@ def _counted(logits: Tensor, inputs: dict[str, Any], logits_to_keep: int | Tenso
 
 def _position(inputs: dict[str, Any], row: int, index: int, num_kept: int, logits_to_keep: int | Tensor) -> int:
     """Return the position in its sequence of the `index`-th of the kept positions of a row."""
-    places = inputs.get("position_ids")
-    if not isinstance(places, Tensor) or places.dim() != 2:
+    positions = inputs.get("position_ids")
+    if not isinstance(positions, Tensor) or positions.dim() != 2:
         mask = inputs.get("attention_mask")
-        places = (
+        positions = (
             mask.cumsum(-1) - 1
             if isinstance(mask, Tensor) and mask.dim() == 2
             else torch.arange(inputs["input_ids"].shape[1])[None]
         )
-    return int(_kept(places, inputs, num_kept, logits_to_keep)[min(row, places.shape[0] - 1), index])
+    return int(_kept(positions, inputs, num_kept, logits_to_keep)[min(row, positions.shape[0] - 1), index])

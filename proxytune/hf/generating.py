@@ -27,7 +27,7 @@ class GenerateDecoder:
     Attributes:
         model: The composite.
         tokenizer: Reads stop texts.
-        eos_token_ids: What ends a row.
+        eos_token_ids: Ids that end a row.
         pad_token_id: Fills the left of short rows.
     """
 
@@ -77,9 +77,7 @@ class GenerateDecoder:
                 streamer=streamer,
             )
         sequences = ids[:, prompt_length:].tolist()
-        logprobs = (
-            None if recorder is None else [_logprobs(recorder, row, found) for row, found in enumerate(sequences)]
-        )
+        logprobs = None if recorder is None else [_logprobs(recorder, row, ids) for row, ids in enumerate(sequences)]
         return GenerationOutputs(sequences, logprobs, None if sampler is None else sampler.first_token_at)
 
     def _sampler(
@@ -119,10 +117,10 @@ def _mask(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def _logprobs(recorder: LogprobRecorder, row: int, ids: Sequence[int]) -> list[TokenLogprob]:
-    found = []
+    entries = []
     for step, token_id in enumerate(ids):
         top: dict[int, float] = {}
         if recorder.num_top:
             top = dict(zip(recorder.top_ids[step][row].tolist(), recorder.top_values[step][row].tolist(), strict=True))
-        found.append(TokenLogprob(token_id=token_id, logprob=float(recorder.chosen[step][row]), top=top))
-    return found
+        entries.append(TokenLogprob(token_id=token_id, logprob=float(recorder.chosen[step][row]), top=top))
+    return entries

@@ -16,7 +16,7 @@ from proxytune.errors import ProxyTuneWarning, RoleError, RoleNotFoundError
 from proxytune.hf.adapter_probe import probe_logits, require_shareable
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.remote_base import RemoteCausalLM, connect
-from proxytune.hf.remote_folder import remote_settings, settle_server, stored_settings
+from proxytune.hf.remote_folder import remote_settings, resolve_server, stored_settings
 from proxytune.hf.role import Adapted
 from proxytune.options import check_alpha
 from proxytune.roles import Pair, Role
@@ -107,7 +107,7 @@ def load_config(
             f"{str(path / 'config.json')!r}: base, and expert and anti of each pair, need a source, "
             f"and may have {', '.join(_STORED)}, nothing else: write it with save_pretrained."
         )
-    settle_server(config.base, base_url)
+    resolve_server(config.base, base_url)
     _ = config.alphas
     rule_named(config.rule)
     for entry in _role_entries(config):

@@ -52,8 +52,8 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
     Attributes:
         roles: Every distinct role, base first. Pairs that share an anti (or one model under one prompt format) share it
             here too, with one forward pass and one cache.
-        pair_roles: For each pair the places of its expert and its anti in `roles`.
-        rule: How their logits are combined, by the config's name for it.
+        pair_roles: For each pair the indices of its expert and its anti in `roles`.
+        rule: Rule that combines their logits, named by the config.
     """
 
     config_class = ProxyTunedConfig
@@ -147,7 +147,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def device(self) -> torch.device:
-        """Where input goes and logits come out: the base's device."""
+        """Device of input and logits: the base's."""
         return self.roles[0].device
 
     @property
@@ -196,7 +196,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
                 logits of equal number come from `logits_to_keep`.
             role_inputs: Ready arguments per role, as `prepare_inputs_for_generation` makes them.
             return_dict: False for a tuple; None for what the config says.
-            **kwargs: What transformers passes to every model and means nothing here (`token_type_ids`).
+            **kwargs: Arguments that transformers passes to every model and that mean nothing here.
 
         Raises:
             NonFiniteLogitsError: A role's logits are NaN or infinite.
@@ -240,16 +240,16 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: `[B, T]`, the base's prompt and the continuation.
-            next_sequence_length: How many of them are new; None for what the cache lacks.
+            next_sequence_length: Number of new ones among them; None for those that the cache lacks.
             past_key_values: The composite's cache.
             attention_mask: `[B, T]` for the base; None when nothing is padded.
-            is_first_iteration: Whether this is the prompt.
+            is_first_iteration: True for the prompt.
             role_prompts: A prompt per role (None: the base's).
             prompt_length: Width of the base's prompt in `input_ids`; needed with `role_prompts`.
             clamp_positions: Let rows that are finished, but still in the batch, run past their context.
             alpha: As in `forward`.
             logits_to_keep: As in `forward`.
-            **kwargs: What else generate carries (`use_cache`).
+            **kwargs: Other arguments of generate (`use_cache`).
         """
         _refuse(kwargs)
         cache = _checked_cache(past_key_values)
@@ -259,13 +259,13 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             num_new_tokens = input_ids.shape[1]
         strengths = self._strengths(alpha)
         role_inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
-        for place in self._active(strengths.active):
-            prompt = role_prompts[place] if role_prompts else None
+        for role_index in self._active(strengths.active):
+            prompt = role_prompts[role_index] if role_prompts else None
             ids, mask = _with_prompt(input_ids, attention_mask, prompt, prompt_length)
-            role_inputs[place] = self.roles[place].next_inputs(
+            role_inputs[role_index] = self.roles[role_index].next_inputs(
                 ids,
                 mask,
-                None if cache is None else cache.views[place],
+                None if cache is None else cache.views[role_index],
                 num_new_tokens=num_new_tokens,
                 is_clamped=clamp_positions,
                 is_first_iteration=is_first_iteration,
@@ -303,8 +303,8 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         """Return `[roles, B]` (`[roles, 1]` for all rows), the rows that a role's logits do not change."""
         is_zero = strengths.values == 0
         unused = [torch.zeros_like(is_zero[:, 0])]
-        for place in range(1, len(self.roles)):
-            pairs = [number for number, places in enumerate(self.pair_roles) if place in places]
+        for role_index in range(1, len(self.roles)):
+            pairs = [number for number, role_indices in enumerate(self.pair_roles) if role_index in role_indices]
             unused.append(is_zero[:, pairs].all(-1))
         return torch.stack(unused)
 
@@ -318,11 +318,11 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> list[dict[str, Any] | None]:
         """Return `role_inputs` for `forward`, of whose arguments these are: None for a role of no `active` pair."""
         inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
-        for place in self._active(active):
-            prompt = role_prompts[place] if role_prompts else None
+        for role_index in self._active(active):
+            prompt = role_prompts[role_index] if role_prompts else None
             ids, mask = (input_ids, attention_mask) if prompt is None else (prompt.input_ids, prompt.attention_mask)
-            view = None if cache is None else cache.views[place]
-            inputs[place] = self.roles[place].inputs(ids, mask, view)
+            view = None if cache is None else cache.views[role_index]
+            inputs[role_index] = self.roles[role_index].inputs(ids, mask, view)
         return inputs
 
     def _strengths(self, alpha: AlphaLike | None) -> Strengths:
@@ -330,9 +330,11 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         return Strengths.of(self.config.alphas if alpha is None else alpha, len(self.pair_roles))
 
     def _active(self, active: Sequence[bool]) -> list[int]:
-        """Return the places of the roles that take part: the base, and those of pairs that are active."""
+        """Return the indices of the roles that take part: the base, and those of pairs that are active."""
         pairs = zip(self.pair_roles, active, strict=True)
-        return sorted({0, *(place for places, is_active in pairs if is_active for place in places)})
+        return sorted(
+            {0, *(role_index for role_indices, is_active in pairs if is_active for role_index in role_indices)}
+        )
 
     def _expand_inputs_for_generation(  # type: ignore[no-untyped-def]
         self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs

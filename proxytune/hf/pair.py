@@ -27,7 +27,7 @@ class PairPass:
 
     Attributes:
         model: The plain causal LM to call.
-        head_is_shared: Whether expert − anti is one product of the head with the difference of the hidden states.
+        head_is_shared: Expert − anti is one product of the head with the difference of the hidden states.
     """
 
     def __init__(self, peft_model: Any, adapter_name: str) -> None:

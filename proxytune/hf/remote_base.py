@@ -1,7 +1,7 @@
 """A base behind an API as one more causal LM: no weights, and logits that are the log-probabilities its server gives.
 
-What a server does not tell is −inf, so the rule stands as it is: a server that gives the whole vocabulary gives exact
-results, one that gives the k likeliest re-weights those.
+Tokens that a server does not list are −inf, so the rule stands as it is: a server that gives the full vocabulary
+gives exact results, one that gives the k likeliest re-weights those.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class RemoteCausalLM(torch.nn.Module):
         remote: Asks the server.
         config: Its sizes: `vocab_size` is the tokenizer's, `max_position_embeddings` the server's context, no layers.
         generation_config: Special ids, the tokenizer's.
-        device: Where its logits go: where the expert's are.
+        device: Device of its logits: the expert's.
         dtype: Of its logits.
     """
 
@@ -62,7 +62,7 @@ class RemoteCausalLM(torch.nn.Module):
             attention_mask: `[B, T]`, 0 on padding; None when nothing is padded.
             past_key_values: Must be None.
             logits_to_keep: Only the last so many positions; 0 keeps all.
-            num_positions: Per row how many of its last positions are wanted; None is all that are kept.
+            num_positions: Number of last positions asked for in each row; None is all that are kept.
 
         Raises:
             RuntimeUnsupportedError: A cache was passed.
@@ -73,13 +73,18 @@ class RemoteCausalLM(torch.nn.Module):
         if not isinstance(logits_to_keep, int):
             raise OptionError("logits_to_keep must be a number where the base is behind an API: it cannot pick places.")
         num_kept = min(logits_to_keep or input_ids.shape[1], input_ids.shape[1])
-        places = _places(input_ids, attention_mask)
+        positions = _text_positions(input_ids, attention_mask)
         queries, columns = [], []
-        for row, (ids, own) in enumerate(zip(input_ids.tolist(), places, strict=True)):
-            kept = sum(place >= input_ids.shape[1] - num_kept for place in own)
+        for row, (ids, kept_positions) in enumerate(zip(input_ids.tolist(), positions, strict=True)):
+            kept = sum(position >= input_ids.shape[1] - num_kept for position in kept_positions)
             count = kept if num_positions is None else min(kept, num_positions[row])
-            queries.append(Query(tuple(ids[place] for place in own), count))
-            columns.append([place - (input_ids.shape[1] - num_kept) for place in own[len(own) - count :]])
+            queries.append(Query(tuple(ids[position] for position in kept_positions), count))
+            columns.append(
+                [
+                    position - (input_ids.shape[1] - num_kept)
+                    for position in kept_positions[len(kept_positions) - count :]
+                ]
+            )
         table = np.zeros((len(queries), num_kept, self.config.vocab_size), dtype=np.float32)
         for row, distributions in enumerate(self.ask(queries)):
             for column, distribution in zip(columns[row], distributions, strict=True):
@@ -112,7 +117,7 @@ class RemoteCausalLM(torch.nn.Module):
 
 
 class RemoteOutput:
-    """What a forward gives: `logits` `[B, T', V]`."""
+    """Output of a forward: `logits` `[B, T', V]`."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -148,8 +153,8 @@ def cancel(futures: Sequence[Future[Any]]) -> None:
         future.cancel()
 
 
-def _places(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+def _text_positions(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
     """Return per row the columns that hold tokens."""
     if attention_mask is None:
         return [list(range(input_ids.shape[1]))] * input_ids.shape[0]
-    return [[place for place, is_token in enumerate(row) if is_token] for row in attention_mask.tolist()]
+    return [[position for position, is_token in enumerate(row) if is_token] for row in attention_mask.tolist()]

@@ -1,4 +1,4 @@
-"""What a proxy folder keeps of a base behind an API: everything but the key, and the consent to send one."""
+"""A base behind an API in a proxy folder: all its settings but the key, and the consent to send one."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,11 +10,11 @@ from proxytune.remote.settings import RemoteSettings, remote_model_name
 
 def stored_settings(settings: RemoteSettings) -> dict[str, Any]:
     """Return the settings that are not at their defaults; of the key, the name of its variable at most."""
-    found = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
-    return {name: value for name, (value, default) in found.items() if value != default and name != "model"}
+    values = {field.name: (getattr(settings, field.name), field.default) for field in fields(settings)}
+    return {name: value for name, (value, default) in values.items() if value != default and name != "model"}
 
 
-def settle_server(base: dict[str, Any], base_url: str | None) -> None:
+def resolve_server(base: dict[str, Any], base_url: str | None) -> None:
     """Write into a folder's entry for its base which server is asked, and whether a key goes there.
 
     A folder may come from anywhere, and its URL lead anywhere: a key goes only where the caller says.

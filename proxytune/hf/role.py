@@ -17,7 +17,7 @@ from proxytune.hf.remote_base import RemoteCausalLM
 
 @dataclass(frozen=True)
 class RolePrompt:
-    """What a role reads in place of the base's prompt: `input_ids` `[B, T]`, left-padded, and its mask (None: ones)."""
+    """A role's prompt, instead of the base's: `input_ids` `[B, T]`, left-padded, and its mask (None: ones)."""
 
     input_ids: Tensor
     attention_mask: Tensor | None = None
@@ -63,12 +63,12 @@ class RoleModel:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the model is behind an API, so that it has no weights and no cache here."""
+        """True if the model is behind an API, so that it has no weights and no cache here."""
         return isinstance(self.model, RemoteCausalLM)
 
     @property
     def device(self) -> torch.device:
-        """Where its input goes."""
+        """Device of its input."""
         device: torch.device = self.model.device
         return device
 
@@ -129,12 +129,12 @@ class RoleModel:
         """
         if num_new_tokens is None:
             num_new_tokens = input_ids.shape[1] - (0 if cache is None else int(cache.get_seq_length()))
-        place = positions(attention_mask, input_ids.shape[1], self.device)
+        position_ids = positions(attention_mask, input_ids.shape[1], self.device)
         if is_clamped and self.max_context is not None:
-            place = place.clamp(max=self.max_context - 1)
+            position_ids = position_ids.clamp(max=self.max_context - 1)
         arguments = {
             "attention_mask": None if attention_mask is None else attention_mask.to(self.device),
-            "position_ids": place,
+            "position_ids": position_ids,
         }
         prepared: dict[str, Any] = self.model.prepare_inputs_for_generation(
             input_ids.to(self.device),
@@ -174,13 +174,13 @@ def positions(attention_mask: Tensor | None, length: int, device: torch.device) 
 def distinct_roles(
     config: ProxyTunedConfig, base: Any, pairs: Sequence[tuple[Any, Any]]
 ) -> tuple[list[RoleModel], list[tuple[int, int]]]:
-    """Return the roles without repetition and, per pair, the places of expert and anti among them."""
+    """Return the roles without repetition and, per pair, the indices of expert and anti among them."""
     roles: list[RoleModel] = []
     # peft injects its layers into the model it adapts, so whoever else runs that model must switch them off.
     adapted = [model for model in (base, *chain(*pairs)) if isinstance(model, Adapted)]
     wrappers = {id(entry.peft_model.get_base_model()): entry.peft_model for entry in adapted}
 
-    def place(name: str, model: Any, prompt_format: str) -> int:
+    def index_of(name: str, model: Any, prompt_format: str) -> int:
         adapter_name = model.adapter_name if isinstance(model, Adapted) else None
         inner = model.peft_model.get_base_model() if isinstance(model, Adapted) else model
         for index, role in enumerate(roles):
@@ -189,11 +189,11 @@ def distinct_roles(
         roles.append(RoleModel(name, inner, wrappers.get(id(inner)), adapter_name, prompt_format))
         return len(roles) - 1
 
-    place("base", base, config.base_prompt)
-    places = []
+    index_of("base", base, config.base_prompt)
+    pair_roles = []
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
         expert_format, anti_format = config.prompt_formats(number)
-        expert_place = place(f"expert{suffix}", expert, expert_format)
-        places.append((expert_place, place(f"anti{suffix}", anti, anti_format)))
-    return roles, places
+        expert_index = index_of(f"expert{suffix}", expert, expert_format)
+        pair_roles.append((expert_index, index_of(f"anti{suffix}", anti, anti_format)))
+    return roles, pair_roles

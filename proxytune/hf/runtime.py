@@ -30,7 +30,7 @@ class HfRuntime:
         tokenizer: Turns generated ids into text (all roles share ids).
         eos_token_ids: Ids that end a row.
         pad_token_id: Fills short rows.
-        settings: How the loop decodes.
+        settings: Settings of the loop.
         loop: Our own loop, None where the roles need transformers' generate.
     """
 
@@ -44,7 +44,7 @@ class HfRuntime:
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[Request, list[Row]]]:
         """Yield each request with its rows, a batch at a time, in the order in which they are done.
 
-        Where the budget of a base behind an API is spent, what is left is answered without text.
+        Rows left when the budget of a base behind an API is spent are answered without text.
         """
         require_no_demand(self.settings, options)
         if options.num_beams > 1 and self.model.roles[0].is_remote:
@@ -60,8 +60,8 @@ class HfRuntime:
             return self._generate_batch(batch, options, spent)
 
         for batch, rows in run_in_batches(requests, options.batch_size, run):
-            for request, own in zip(batch, rows, strict=True):
-                yield request, [self._with_trace(row, request, options) for row in own]
+            for request, request_rows in zip(batch, rows, strict=True):
+                yield request, [self._with_trace(row, request, options) for row in request_rows]
 
     def trace(self, request: Request, token_ids: Sequence[int], num_candidates: int) -> Trace:
         """Return what steering did at each of `token_ids` behind the request's prompt."""
@@ -123,8 +123,8 @@ class HfRuntime:
         per_request = len(decoded.token_ids) // len(batch)
         cutter = RowCutter(self.tokenizer, self.eos_token_ids)
         grouped: list[list[Row]] = [[] for _ in batch]
-        for place, token_ids in enumerate(decoded.token_ids):
-            number = place // per_request
+        for index, token_ids in enumerate(decoded.token_ids):
+            number = index // per_request
             row = cutter.row(
                 token_ids,
                 batch[number],
@@ -132,10 +132,10 @@ class HfRuntime:
                 seconds=seconds,
                 first_token_seconds=first,
                 batch_size=len(batch),
-                error=decoded.errors.get(place),
+                error=decoded.errors.get(index),
             )
-            mass = None if decoded.masses is None else tuple(decoded.masses[place][: len(row.token_ids)])
-            logprobs = None if decoded.logprobs is None else tuple(decoded.logprobs[place][: len(row.token_ids)])
+            mass = None if decoded.masses is None else tuple(decoded.masses[index][: len(row.token_ids)])
+            logprobs = None if decoded.logprobs is None else tuple(decoded.logprobs[index][: len(row.token_ids)])
             if options.num_beams > 1:
                 logprobs = self._beam_logprobs(batch[number], row, options)
             timing = replace(row.timing, stats=decoded.stats)

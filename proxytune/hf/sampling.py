@@ -45,7 +45,7 @@ class LogprobRecorder:
     """Log-probabilities of the tokens chosen at each step, and of the likeliest.
 
     Attributes:
-        num_top: How many of the likeliest are kept.
+        num_top: Number of likeliest tokens that are kept.
         chosen: `[B]` per step.
         top_values: `[B, num_top]` per step; empty where none are kept.
         top_ids: Likewise.

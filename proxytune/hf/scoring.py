@@ -26,7 +26,7 @@ _Prompt = tuple[tuple[tuple[int, ...], ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class _Judged:
-    """What some logits say of their targets: log-probabilities, and whether each was the likeliest token."""
+    """Log-probabilities of targets under some logits, and whether each was the likeliest token."""
 
     logprobs: Tensor
     is_likeliest: Tensor
@@ -35,31 +35,31 @@ class _Judged:
 def prompts_together(requests: Sequence[Request]) -> Callable[[Request], tuple[int, int]]:
     """Return a sort key that puts requests of one prompt side by side, those with the longest row first."""
     longest: dict[_Prompt, int] = {}
-    places: dict[_Prompt, int] = {}
+    first_indices: dict[_Prompt, int] = {}
     for request in requests:
         prompt = _prompt(request)
         longest[prompt] = max(longest.get(prompt, 0), request.length)
-        places.setdefault(prompt, len(places))
-    return lambda request: (-longest[_prompt(request)], places[_prompt(request)])
+        first_indices.setdefault(prompt, len(first_indices))
+    return lambda request: (-longest[_prompt(request)], first_indices[_prompt(request)])
 
 
 @torch.no_grad()
 def score_batch(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id: int) -> list[Score]:
     """Return the score of each request, in their order; what prompts have in common is read once."""
     if model.roles[0].is_remote:
-        return _whole(model, batch, pad_token_id)
+        return _score_unshared(model, batch, pad_token_id)
     distinct: dict[_Prompt, int] = {}
-    places = [distinct.setdefault(_prompt(request), len(distinct)) for request in batch]
+    prompt_rows = [distinct.setdefault(_prompt(request), len(distinct)) for request in batch]
     if len(distinct) == len(batch) and not (_can_share_beginnings(model) and any(_common_lengths(batch))):
-        return _whole(model, batch, pad_token_id)
-    return _shared(model, batch, places, pad_token_id)
+        return _score_unshared(model, batch, pad_token_id)
+    return _shared(model, batch, prompt_rows, pad_token_id)
 
 
 def _prompt(request: Request) -> _Prompt:
     return tuple(request.role_ids), tuple(request.alphas)
 
 
-def _whole(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id: int) -> list[Score]:
+def _score_unshared(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id: int) -> list[Score]:
     """Score rows in one pass over prompt and continuation."""
     # The last token predicts nothing that is asked for; the one before the continuation predicts its first.
     read = [tuple(ids + request.continuation_ids[:-1] for ids in request.role_ids) for request in batch]
@@ -82,11 +82,11 @@ def _whole(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id:
 
 
 def _shared(
-    model: ProxyTunedForCausalLM, batch: Sequence[Request], places: Sequence[int], pad_token_id: int
+    model: ProxyTunedForCausalLM, batch: Sequence[Request], prompt_rows: Sequence[int], pad_token_id: int
 ) -> list[Score]:
     """Score rows whose prompts repeat or begin alike: what is common is read once, then the rest behind its cache."""
     device = model.device
-    owners = [batch[places.index(place)] for place in range(max(places) + 1)]
+    owners = [batch[prompt_rows.index(prompt_row)] for prompt_row in range(max(prompt_rows) + 1)]
     cache = model.new_cache()
     prompts = _read_beginning(model, cache, owners)
     lengths = [0 if prompt is None else prompt.shape[1] for prompt in prompts]
@@ -97,12 +97,12 @@ def _shared(
     masks = [_mask_behind(length, rest) for length, rest in zip(lengths, rests, strict=True)]
     with rows_named(owners):
         logits = _read(model, cache, [rest.input_ids for rest in rests], masks, strengths_of(owners).values, num_kept=1)
-    rows = torch.tensor(places, device=logits.device)
+    rows = torch.tensor(prompt_rows, device=logits.device)
     firsts = torch.tensor([request.continuation_ids[:1] for request in batch], device=logits.device)
     first = _judge(logits[rows], firsts)
     behind: dict[int, tuple[Tensor, Tensor]] = {}
     for group in _of_like_length(batch):
-        behind |= _read_continuations(model, cache, masks, batch, places, group)
+        behind |= _read_continuations(model, cache, masks, batch, prompt_rows, group)
     scores = []
     for row, request in enumerate(batch):
         logprobs, is_likeliest = first.logprobs[row], first.is_likeliest[row]
@@ -125,13 +125,13 @@ def _divided(rows: list[int], batch: Sequence[Request]) -> list[list[int]]:
     if len(rows) < 2 * _FEWEST_ROWS:
         return [rows] if rows else []
 
-    def area(place: int) -> int:
-        return place * lengths[place - 1] + (len(rows) - place) * lengths[-1]
+    def area(num_short: int) -> int:
+        return num_short * lengths[num_short - 1] + (len(rows) - num_short) * lengths[-1]
 
-    place = min(range(_FEWEST_ROWS, len(rows) - _FEWEST_ROWS + 1), key=area)
-    if area(place) > 0.75 * len(rows) * lengths[-1]:
+    num_short = min(range(_FEWEST_ROWS, len(rows) - _FEWEST_ROWS + 1), key=area)
+    if area(num_short) > 0.75 * len(rows) * lengths[-1]:
         return [rows]
-    return _divided(rows[:place], batch) + _divided(rows[place:], batch)
+    return _divided(rows[:num_short], batch) + _divided(rows[num_short:], batch)
 
 
 def _read_continuations(
@@ -139,22 +139,22 @@ def _read_continuations(
     cache: CompositeCache,
     masks: Sequence[Tensor],
     batch: Sequence[Request],
-    places: Sequence[int],
+    prompt_rows: Sequence[int],
     group: Sequence[int],
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Return for rows of the batch what their prompts' cache says of all tokens of theirs but the first."""
     members = [batch[row] for row in group]
-    owners = torch.tensor([places[row] for row in group])
+    owners = torch.tensor([prompt_rows[row] for row in group])
     read, targets, is_read = _continuations(members, model.device)
     behind = [torch.cat([mask[owners.to(mask.device)], is_read.to(mask)], dim=1) for mask in masks]
-    own = cache.repeated(owners)
+    repeated = cache.repeated(owners)
     with rows_named(members):
-        logits = _read(model, own, [read] * len(masks), behind, strengths_of(members).values)
+        logits = _read(model, repeated, [read] * len(masks), behind, strengths_of(members).values)
     judged = _judge(logits, targets)
     counts = [len(request.continuation_ids) - 1 for request in members]
     return {
-        row: (judged.logprobs[place, :count], judged.is_likeliest[place, :count])
-        for place, (row, count) in enumerate(zip(group, counts, strict=True))
+        row: (judged.logprobs[index, :count], judged.is_likeliest[index, :count])
+        for index, (row, count) in enumerate(zip(group, counts, strict=True))
     }
 
 
@@ -171,7 +171,7 @@ def _common_lengths(owners: Sequence[Request]) -> list[int]:
         # Only the first and last in sorted order can differ earliest.
         lowest, highest = min(prompts), max(prompts)
         pairs = zip(lowest, highest, strict=False)
-        common = next((place for place, (one, other) in enumerate(pairs) if one != other), len(lowest))
+        common = next((index for index, (one, other) in enumerate(pairs) if one != other), len(lowest))
         lengths.append(min(common, *(len(prompt) - 1 for prompt in prompts)))
     return lengths if len(owners) > 1 and min(lengths) >= _WORTH_SHARING else [0] * len(lengths)
 
@@ -205,7 +205,9 @@ def _read(
     num_kept: int = 0,
 ) -> Tensor:
     """Return the logits of ids `[B, T]` per role behind the cache, whose masks `[B, past + T]` cover both."""
-    prompts = [RolePrompt(own, None if bool(mask.all()) else mask) for own, mask in zip(ids, masks, strict=True)]
+    prompts = [
+        RolePrompt(role_ids, None if bool(mask.all()) else mask) for role_ids, mask in zip(ids, masks, strict=True)
+    ]
     logits: Tensor = model(
         ids[0], role_prompts=prompts, past_key_values=cache, logits_to_keep=num_kept, alpha=alpha, return_dict=True
     ).logits

@@ -1,4 +1,4 @@
-"""What every role says at each token of a text: one teacher-forced pass in chunks, of which only the top is kept."""
+"""Distributions of every role at each token of a text: one teacher-forced pass in chunks, of which the top is kept."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from proxytune.steering import Strengths, cross_entropy, kl_divergence
 from proxytune.token_text import TokenReader, added_texts
 from proxytune.trace import COMBINED, Candidate, TokenTrace, Trace
 
-_CHUNK = 32  # places whose full distributions are held at once: 20 MB each for a vocabulary of 152,000
+_CHUNK = 32  # positions whose full distributions are held at once: 20 MB each for a vocabulary of 152,000
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def trace_continuation(
         request: Gives each role's prompt and each pair's α.
         token_ids: The text to trace.
         tokenizer: Turns ids into text.
-        num_candidates: How many of the likeliest tokens of each distribution to keep.
+        num_candidates: Number of likeliest tokens of each distribution to keep.
     """
     before = request.role_ids[0][-1]
     reader = TokenReader(tokenizer, [before, *token_ids])
@@ -52,7 +52,7 @@ def _logits(model: ProxyTunedForCausalLM, request: Request, token_ids: Sequence[
     cache = model.new_cache()
     for start in range(0, len(token_ids), _CHUNK):
         end = min(start + _CHUNK, len(token_ids))
-        found = []
+        role_logits = []
         for role, prompt_ids, view in zip(model.roles, request.role_ids, cache.views, strict=True):
             # The last token of a chunk is read with the next one: it predicts that one's first. Behind an API nothing
             # is kept, and all is read again.
@@ -62,12 +62,12 @@ def _logits(model: ProxyTunedForCausalLM, request: Request, token_ids: Sequence[
             logits = role.logits(inputs, end - start)[..., : model.config.vocab_size]
             with rows_named([request]):
                 require_finite([logits], [role.name], [inputs], logits_to_keep=end - start)
-            found.append(logits[0].to(model.device).float())
-        yield found
+            role_logits.append(logits[0].to(model.device).float())
+        yield role_logits
 
 
 class _Chunk:
-    """Some places of a text with the full distributions of all roles, about to be reduced."""
+    """Some positions of a text with the full distributions of all roles, about to be reduced."""
 
     def __init__(
         self,
@@ -87,9 +87,9 @@ class _Chunk:
         self._ids = torch.tensor(list(token_ids), device=self._base.device)
 
     def tokens(self, texts: Sequence[str], reader: TokenReader, num_candidates: int) -> list[TokenTrace]:
-        """Return what is kept of each place."""
-        own = self._base.gather(-1, self._ids[:, None])
-        ranks = ((self._base > own).sum(-1) + 1).tolist()
+        """Return the reduced entry of each position."""
+        chosen_logits = self._base.gather(-1, self._ids[:, None])
+        ranks = ((self._base > chosen_logits).sum(-1) + 1).tolist()
         is_changed = (self._combined.argmax(-1) != self._base.argmax(-1)).tolist()
         moved = kl_divergence(self._combined, self._base).tolist()
         apart = [kl_divergence(expert, anti).tolist() for expert, anti in self._pairs]
@@ -98,32 +98,32 @@ class _Chunk:
         return [
             TokenTrace(
                 token_id=token_id,
-                text=texts[place],
-                is_changed=is_changed[place],
-                base_rank=ranks[place],
-                kl_combined_base=moved[place],
-                kl_expert_anti=tuple(values[place] for values in apart),
-                cross_entropy=tuple(values[place] for values in crossed),
-                candidates=candidates[place],
+                text=texts[index],
+                is_changed=is_changed[index],
+                base_rank=ranks[index],
+                kl_combined_base=moved[index],
+                kl_expert_anti=tuple(values[index] for values in apart),
+                cross_entropy=tuple(values[index] for values in crossed),
+                candidates=candidates[index],
             )
-            for place, token_id in enumerate(self._ids.tolist())
+            for index, token_id in enumerate(self._ids.tolist())
         ]
 
     def _candidates(self, reader: TokenReader, num_candidates: int) -> list[tuple[Candidate, ...]]:
-        """Return for each place the likeliest tokens of all distributions together, and the one that came."""
+        """Return for each position the likeliest tokens of all distributions together, and the one that came."""
         count = min(num_candidates, self._base.shape[-1])
         tops = [logits.topk(count, dim=-1).indices for logits in self._all]
         ids = torch.cat([*tops, self._ids[:, None]], dim=-1)
         # `[T, candidates, distributions]`: from here on nothing is as wide as the vocabulary.
         probabilities = torch.stack([logits.softmax(-1).gather(-1, ids) for logits in self._all], dim=-1)
-        found = []
+        candidates = []
         for row, values in zip(ids.tolist(), probabilities.tolist(), strict=True):
             distinct = dict(zip(row, values, strict=True))
             ordered = sorted(distinct.items(), key=lambda item: (-item[1][-1], item[0]))
-            found.append(
+            candidates.append(
                 tuple(
-                    Candidate(token_id=token_id, text=reader.text(token_id), probabilities=tuple(own))
-                    for token_id, own in ordered
+                    Candidate(token_id=token_id, text=reader.text(token_id), probabilities=tuple(values))
+                    for token_id, values in ordered
                 )
             )
-        return found
+        return candidates

@@ -49,7 +49,7 @@ _PLAIN_STARTS = (True, False, "gaussian")  # others change the anti's own weight
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """What an adapter adds to one linear layer: `up @ down @ x`.
+    """Low-rank factors of an adapter, which adds `up @ down @ x` to one linear layer.
 
     Attributes:
         down: `[R, in]`.
@@ -68,17 +68,17 @@ def read_factors(source: str, revision: str | None) -> dict[str, LowRank]:
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     halves: dict[str, dict[str, Tensor]] = {}
     for name, weight in _weights(source, revision).items():
-        found = _LAYER.fullmatch(name)
-        if found is None:
+        match = _LAYER.fullmatch(name)
+        if match is None:
             raise RoleError(f"adapter {source!r} holds {name}, which is no factor of a linear layer: merge it first.")
-        halves.setdefault(found["path"], {})[found["factor"]] = weight
+        halves.setdefault(match["path"], {})[match["factor"]] = weight
     return {
         path: LowRank(down=half["A"], up=(half["B"].float() * scale).to(half["B"].dtype))
         for path, half in halves.items()
     }
 
 
-def why_merged(expert: Role, name: str, anti: Role, anti_config: Any, options: Mapping[str, Any]) -> str | None:
+def merge_reason(expert: Role, name: str, anti: Role, anti_config: Any, options: Mapping[str, Any]) -> str | None:
     """Return why an adapter expert cannot share its anti's weights in this engine; None if it can.
 
     Raises:
@@ -96,7 +96,7 @@ def why_merged(expert: Role, name: str, anti: Role, anti_config: Any, options: M
         return "its anti is quantised"
     try:
         config = read_adapter_config(expert, name, anti)
-        return _why_not_plain(config) or _why_not_fitting(str(expert.source), expert.revision, anti_config)
+        return _not_plain_reason(config) or _not_fitting_reason(str(expert.source), expert.revision, anti_config)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, RoleError):
             raise
@@ -110,7 +110,7 @@ def is_asked_to_merge(options: Mapping[str, Any]) -> bool:
     return (options.get("additional_config") or {}).get(SHARE_OPTION, True) is False
 
 
-def _why_not_plain(config: Any) -> str | None:
+def _not_plain_reason(config: Any) -> str | None:
     """Return what makes an adapter more than plain LoRA on linear layers."""
     from peft import LoraConfig
 
@@ -119,20 +119,20 @@ def _why_not_plain(config: Any) -> str | None:
     if config.init_lora_weights not in _PLAIN_STARTS:
         return f"init_lora_weights={config.init_lora_weights!r} changes its anti's weights"
     plain = LoraConfig().to_dict()
-    found = {name: value for name, value in config.to_dict().items() if name not in _HARMLESS}
-    other = [name for name, value in found.items() if value and (name not in plain or value != plain[name])]
-    return f"its {other[0]} is {found[other[0]]!r}" if other else None
+    other_fields = {name: value for name, value in config.to_dict().items() if name not in _HARMLESS}
+    other = [name for name, value in other_fields.items() if value and (name not in plain or value != plain[name])]
+    return f"its {other[0]} is {other_fields[other[0]]!r}" if other else None
 
 
-def _why_not_fitting(source: str, revision: str | None, anti_config: Any) -> str | None:
+def _not_fitting_reason(source: str, revision: str | None, anti_config: Any) -> str | None:
     """Return which weight is of no linear layer of the anti's decoder; raise RoleError where a shape does not fit."""
     shapes = _shapes(anti_config)
     for name, weight in _weights(source, revision).items():
-        found = _LAYER.fullmatch(name)
-        if found is None or int(found["index"]) >= anti_config.num_hidden_layers:
+        match = _LAYER.fullmatch(name)
+        if match is None or int(match["index"]) >= anti_config.num_hidden_layers:
             return f"it holds {name}"
-        outputs, inputs = shapes[found["path"].rpartition(".")[2]]
-        is_fitting = weight.shape[1] == inputs if found["factor"] == "A" else weight.shape[0] == outputs
+        outputs, inputs = shapes[match["path"].rpartition(".")[2]]
+        is_fitting = weight.shape[1] == inputs if match["factor"] == "A" else weight.shape[0] == outputs
         if not is_fitting:
             raise RoleError(
                 f"adapter {source!r} does not fit the anti: {name} is {list(weight.shape)}, and the layer has {inputs} "
@@ -162,5 +162,5 @@ def _weights(source: str, revision: str | None) -> dict[str, Tensor]:
     from peft.utils.save_and_load import load_peft_weights
 
     with torch.device("cpu"):
-        found: dict[str, Tensor] = load_peft_weights(source, device="cpu", revision=revision)
-    return found
+        weights: dict[str, Tensor] = load_peft_weights(source, device="cpu", revision=revision)
+    return weights

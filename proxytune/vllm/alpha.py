@@ -75,8 +75,8 @@ class AlphaRows(LogitsProcessor):
         rows = torch.tensor(self._rows[:num_rows], dtype=torch.float32, device=self._device)
         tokens = torch.arange(num_tokens, device=self._device)
         # Padded tokens lie behind the last row and are read by nobody.
-        place = torch.bucketize(tokens, starts[1:].to(tokens.dtype), right=True).clamp(max=num_rows - 1)
-        return rows[place]
+        row_of_token = torch.bucketize(tokens, starts[1:].to(tokens.dtype), right=True).clamp(max=num_rows - 1)
+        return rows[row_of_token]
 
 
 def processor_name(num_pairs: int) -> str:

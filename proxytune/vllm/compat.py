@@ -80,8 +80,8 @@ def device_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 def accelerator_settings(options: Mapping[str, Any], *, is_cuda: bool) -> dict[str, Any]:
     """Return what a GPU needs: piecewise graphs, no scheduling ahead in a pipeline (runner V1 has no such).
 
-    On CUDA also an attention backend that tells where requests begin, as vLLM's own choice may not. What the user set
-    stays.
+    On CUDA also an attention backend that tells where requests begin, as vLLM's own choice may not. Settings of the
+    user stay.
     """
     settings: dict[str, Any] = {}
     compilation = options.get("compilation_config") or {}
@@ -124,7 +124,7 @@ def new_role(role: RolePlan, vllm_config: Any, fingerprint: str = "") -> Any:
     quant_config = VllmConfig.get_quantization_config(model_config, vllm_config.load_config)
     # Else vLLM would settle the engine's shared settings once more, for this model alone.
     model_config.is_submodel_config = True
-    own = replace(
+    role_config = replace(
         vllm_config,
         model_config=model_config,
         quant_config=quant_config,
@@ -132,7 +132,7 @@ def new_role(role: RolePlan, vllm_config: Any, fingerprint: str = "") -> Any:
         additional_config={**(vllm_config.additional_config or {}), "proxytune_role": role.name + fingerprint},
     )
     with set_model_tag(f"proxytune_{role.name}"):
-        return initialize_model(own, prefix=role.name)
+        return initialize_model(role_config, prefix=role.name)
 
 
 def weight_sources(plan: Plan) -> list[Any]:
@@ -182,7 +182,7 @@ def query_starts() -> Tensor | None:
 def was_asked_to_stop(rest: Any) -> bool:
     """Return whether a signal ended the server; `rest` is what `build_and_serve` leaves to await.
 
-    That is the server's own shutdown after a signal, and a dummy after the server ended by itself. The engine's flags
+    The rest is the server's shutdown after a signal, and a dummy after the server ended by itself. The engine's flags
     tell nothing: they are set by its shutdown too.
     """
     return str(rest.__name__) == "shutdown"

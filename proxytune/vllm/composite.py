@@ -15,7 +15,7 @@ from proxytune.adapters import load_adapter
 from proxytune.checkpoints import load_model, read_config
 from proxytune.errors import ProxyTuneWarning, RuntimeUnsupportedError
 from proxytune.roles import Role
-from proxytune.vllm.adapter import is_asked_to_merge, why_merged
+from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
 from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
 from proxytune.vllm.speculation import OPTION as SPECULATION
 
@@ -47,7 +47,7 @@ class VllmComposite:
     Attributes:
         config: The `ProxyTunedConfig`; its sizes are filled in here.
         roles: Every distinct role under its prompt format, base first.
-        pair_roles: For each pair the places of its expert and its anti in `roles`.
+        pair_roles: For each pair the indices of its expert and its anti in `roles`.
         dtype: Of all roles.
         engine_options: vLLM's `EngineArgs` beyond those that make the composite.
         generation_config: Ids that begin and end a text; set by whoever merges the roles'.
@@ -69,29 +69,29 @@ class VllmComposite:
 
     @property
     def is_speculative(self) -> bool:
-        """Whether a draft model runs ahead of it."""
+        """True if a draft model runs ahead of it."""
         return self.engine_options.get(SPECULATION) is not None
 
     def plan(self) -> Plan:
         """Return what the engine loads; roles that differ only in their prompt format are one model there."""
         distinct = list(dict.fromkeys(role.plan for role in self.roles))
-        places = [distinct.index(role.plan) for role in self.roles]
+        model_indices = [distinct.index(role.plan) for role in self.roles]
         return Plan(
             roles=tuple(distinct),
-            pairs=tuple((places[expert], places[anti]) for expert, anti in self.pair_roles),
+            pairs=tuple((model_indices[expert], model_indices[anti]) for expert, anti in self.pair_roles),
             alphas=check_alphas(self.config.alphas),
             vocab_size=self.config.vocab_size,
             rule=self.config.rule,
         )
 
 
-def why_not(base: Role, pairs: Sequence[tuple[Role, Role]]) -> str | None:
+def unsupported_reason(base: Role, pairs: Sequence[tuple[Role, Role]]) -> str | None:
     """Return why these roles, as they were given, cannot run in vLLM; None if they can."""
     named = [("base", base), *((name, role) for pair in pairs for name, role in zip(_PAIR, pair, strict=True))]
-    return next((reason for name, role in named if (reason := _why_not(name, role)) is not None), None)
+    return next((reason for name, role in named if (reason := _role_unsupported_reason(name, role)) is not None), None)
 
 
-def _why_not(name: str, role: Role) -> str | None:
+def _role_unsupported_reason(name: str, role: Role) -> str | None:
     if role.is_loaded:
         return f"{name} is a loaded model, and vLLM loads models itself: pass its folder or hub id, or {_HF}"
     if role.device_map is not None:
@@ -117,24 +117,24 @@ def new_composite(
         RuntimeUnsupportedError: vLLM cannot run them; the text names the runtime that can.
         RoleError: A role is missing.
     """
-    reason = why_not(base, pairs)
+    reason = unsupported_reason(base, pairs)
     if reason is not None:
         raise RuntimeUnsupportedError(reason)
     options = dict(engine_options or {})
     merged = _Merged()
     roles: list[VllmRole] = []
     pair_roles = []
-    _place(roles, "base", base, config.base_prompt)
+    _role_index(roles, "base", base, config.base_prompt)
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
         formats = config.prompt_formats(number)
         over = None
         if expert.is_adapter:
-            over = _found(roles, anti) or _read(f"anti{suffix}", anti, formats[1])
+            over = _same_model(roles, anti) or _read(f"anti{suffix}", anti, formats[1])
             if _is_merged(expert, f"expert{suffix}", anti, over.config, options):
                 expert, over = merged.add(expert, anti, f"expert{suffix}"), None
-        expert_place = _place(roles, f"expert{suffix}", expert, formats[0], over)
-        pair_roles.append((expert_place, _place(roles, f"anti{suffix}", anti, formats[1])))
+        expert_index = _role_index(roles, f"expert{suffix}", expert, formats[0], over)
+        pair_roles.append((expert_index, _role_index(roles, f"anti{suffix}", anti, formats[1])))
     dtype = _shared_dtype([base, *(role for pair in pairs for role in pair)], roles)
     if (limit := options.get("max_model_len")) is not None and limit > 0:
         roles = [replace(role, max_context=min(limit, role.max_context or limit)) for role in roles]
@@ -146,24 +146,26 @@ def new_composite(
     return VllmComposite(config, roles, pair_roles, dtype, options, merged.folder)
 
 
-def _place(roles: list[VllmRole], name: str, role: Role, prompt_format: str, over: VllmRole | None = None) -> int:
-    """Return the place of a role among those seen so far, adding it when it is new; `over` is the anti it adapts."""
-    seen = _found(roles, role, over)
+def _role_index(roles: list[VllmRole], name: str, role: Role, prompt_format: str, over: VllmRole | None = None) -> int:
+    """Return the index of a role among those seen so far, adding it when it is new; `over` is the anti it adapts."""
+    seen = _same_model(roles, role, over)
     if seen is None:
         new = _read(name, role, prompt_format) if over is None else _adapting(over, name, role, prompt_format)
     else:
         new = replace(seen, name=name, prompt_format=prompt_format)
-        for place, other in enumerate(roles):
+        for index, other in enumerate(roles):
             if (other.plan, other.prompt_format) == (new.plan, prompt_format):
-                return place
+                return index
     roles.append(new)
     return len(roles) - 1
 
 
-def _found(roles: list[VllmRole], role: Role, over: VllmRole | None = None) -> VllmRole | None:
+def _same_model(roles: list[VllmRole], role: Role, over: VllmRole | None = None) -> VllmRole | None:
     """Return the role among these that is the same model, whatever its prompt format."""
-    wanted = (_source(role), role.revision, None if over is None else over.plan.name)
-    return next((seen for seen in roles if (seen.plan.model, seen.plan.revision, seen.plan.adapter_of) == wanted), None)
+    expected = (_source(role), role.revision, None if over is None else over.plan.name)
+    return next(
+        (seen for seen in roles if (seen.plan.model, seen.plan.revision, seen.plan.adapter_of) == expected), None
+    )
 
 
 def _source(role: Role) -> str:
@@ -198,26 +200,26 @@ def _shared_dtype(given: Sequence[Role], roles: Sequence[VllmRole]) -> torch.dty
     """Return the one dtype of all roles: vLLM keeps their hidden states and KV caches in the same."""
     asked = {_as_dtype(role.dtype) for role in given if role.dtype not in (None, "auto")}
     stored = {_as_dtype(getattr(role.config, "dtype", None) or torch.float32) for role in roles}
-    found = asked or stored
-    if len(found) > 1 or (asked and any(role.dtype in (None, "auto") for role in given) and asked != stored):
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found | stored))
+    dtypes = asked or stored
+    if len(dtypes) > 1 or (asked and any(role.dtype in (None, "auto") for role in given) and asked != stored):
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes | stored))
         raise RuntimeUnsupportedError(
             f"the roles are of several dtypes ({names}), and the vllm runtime needs one: pass dtype= for all, or {_HF}"
         )
-    [dtype] = found
+    [dtype] = dtypes
     return dtype
 
 
 def _as_dtype(dtype: Any) -> torch.dtype:
-    found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return found
+    resolved: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return resolved
 
 
 def _is_merged(expert: Role, name: str, anti: Role, anti_config: Any, options: Mapping[str, Any]) -> bool:
     """Return whether an adapter becomes a model of its own, saying so where the user did not ask for it."""
     if is_asked_to_merge(options):
         return True
-    reason = why_merged(expert, name, anti, anti_config, options)
+    reason = merge_reason(expert, name, anti, anti_config, options)
     if reason is not None:
         warnings.warn(
             f"the adapter of {name} is merged into a second copy of its anti, as {reason}: equal results, but no "

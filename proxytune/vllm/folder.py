@@ -29,7 +29,7 @@ _SERVE = "`proxytune serve` can"
 
 
 class ProxyFolderConfig(PreTrainedConfig):
-    """What vLLM reads a config.json of `model_type` proxytune with."""
+    """Config class that vLLM reads a config.json of `model_type` proxytune with."""
 
     model_type = "proxytune"
 
@@ -39,7 +39,7 @@ class ProxyFolderConfig(PreTrainedConfig):
 
         Raises:
             RoleError: It is no proxy folder, or a role it names is gone.
-            RuntimeUnsupportedError: What vLLM cannot run, or not without `proxytune serve`.
+            RuntimeUnsupportedError: vLLM cannot run it, or not without `proxytune serve`.
         """
         folder = kwargs.pop("name_or_path", None) or config_dict.get("_name_or_path") or "."
         is_unused_asked_for = kwargs.pop("return_unused_kwargs", False)
@@ -85,8 +85,8 @@ class _Folder:
         if not pairs:
             raise RoleError(f"{str(folder)!r} names no pair of expert and anti: write it with save_pretrained.")
         formats = {f"{role}_prompt": entry.get(f"{role}_prompt", "raw") for role in _ROLES}
-        own = {pair.get(f"{role}_prompt") for pair in entry["pairs"] for role in _ROLES[1:]} - {None}
-        if len({*formats.values(), *own}) > 1:
+        pair_formats = {pair.get(f"{role}_prompt") for pair in entry["pairs"] for role in _ROLES[1:]} - {None}
+        if len({*formats.values(), *pair_formats}) > 1:
             raise RuntimeUnsupportedError(
                 "base, expert and anti read prompts in different formats, and a request in vLLM has one prompt: save "
                 'the folder with one format for all roles, or take runtime="hf".'
@@ -109,12 +109,12 @@ def _role(entry: Mapping[str, Any], folder: Path) -> Role:
     return Role(**{**entry, "source": str(source.resolve())}) if is_below else role
 
 
-def _base_config(found: _Folder) -> Any:
-    composite = new_composite(found.base, found.pairs, found.settings, None)
+def _base_config(folder: _Folder) -> Any:
+    composite = new_composite(folder.base, folder.pairs, folder.settings, None)
     if composite.merged is not None:
         composite.merged.cleanup()
         raise RuntimeUnsupportedError(f"vLLM alone cannot merge this adapter into its anti, {_SERVE}: start it so.")
-    config = AutoConfig.from_pretrained(composite.plan().roles[0].model, revision=found.base.revision)
+    config = AutoConfig.from_pretrained(composite.plan().roles[0].model, revision=folder.base.revision)
     config = config.get_text_config(decoder=True)
     for name, value in composite.plan().overrides().items():
         setattr(config, name, value)

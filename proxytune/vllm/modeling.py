@@ -32,9 +32,9 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         self.names = [role.name for role in self.plan.models]
         for role in self.plan.models:
             self.add_module(role.name, self._new_model(role, vllm_config))
-        # For each model the roles that its rows are, by their places in the plan: itself, then adapters over it.
+        # For each model the roles that its rows are, by their indices in the plan: itself, then adapters over it.
         order = [role.name for role in self.plan.roles]
-        self.places = [
+        self.role_indices = [
             [order.index(name), *(order.index(role.name) for role in self.plan.adapters_of(name))]
             for name in self.names
         ]
@@ -116,30 +116,34 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
 
     def _split(self, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return α `[N, pairs]` or `[1, pairs]`, and for each model its roles' hidden states, one after another."""
-        place_of = {place: number for number, places in enumerate(self.places) for place in places}
-        widths = [self.models[place_of[place]].lm_head.embedding_dim for place in range(len(self.plan.roles))]
+        model_of = {
+            role_index: number for number, role_indices in enumerate(self.role_indices) for role_index in role_indices
+        }
+        widths = [self.models[model_of[role_index]].lm_head.embedding_dim for role_index in range(len(self.plan.roles))]
         columns = 0 if self.alpha_rows is None else COLUMNS_PER_ALPHA * len(self.plan.pairs)
         *states, columns_of_alpha = torch.split(hidden_states, [*widths, columns], dim=-1)
         if self.alpha_rows is None:
             strengths = torch.tensor([self.plan.alphas], device=hidden_states.device)
         else:
             strengths = from_columns(columns_of_alpha)
-        return strengths, [torch.cat([states[place] for place in places]) for places in self.places]
+        return strengths, [
+            torch.cat([states[role_index] for role_index in role_indices]) for role_indices in self.role_indices
+        ]
 
     def _by_role(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Return each role's part of what the models gave, base first."""
-        found = {
-            place: rows
-            for places, output in zip(self.places, outputs, strict=True)
-            for place, rows in zip(places, output.chunk(len(places)), strict=True)
+        role_rows = {
+            role_index: rows
+            for role_indices, output in zip(self.role_indices, outputs, strict=True)
+            for role_index, rows in zip(role_indices, output.chunk(len(role_indices)), strict=True)
         }
-        return [found[place] for place in range(len(self.plan.roles))]
+        return [role_rows[role_index] for role_index in range(len(self.plan.roles))]
 
     def _combined(self, logits: Sequence[Tensor], strengths: Tensor) -> Tensor:
         """Return the rule's logits `[N, V]` over the ids that all of these have, one entry per role."""
-        width = min(found.shape[-1] for found in logits)
+        width = min(table.shape[-1] for table in logits)
         # N rows of one position each; the rule's logits are `[B, T, V]`.
-        rows = [found[:, None, :width] for found in logits]
+        rows = [table[:, None, :width] for table in logits]
         pairs = [(rows[expert], rows[anti]) for expert, anti in self.plan.pairs]
         return self.rule.combine(rows[0], pairs, strengths)[:, 0]
 
@@ -161,8 +165,8 @@ def _joined(names: list[str], tensors: list[IntermediateTensors]) -> Intermediat
     return IntermediateTensors(
         {
             f"{name}{_SEPARATOR}{key}": tensor
-            for name, found in zip(names, tensors, strict=True)
-            for key, tensor in found.tensors.items()
+            for name, role_tensors in zip(names, tensors, strict=True)
+            for key, tensor in role_tensors.tensors.items()
         }
     )
 

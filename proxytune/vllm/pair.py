@@ -25,11 +25,11 @@ Factors = Mapping[str, LowRank]
 
 @dataclass(frozen=True)
 class Pack:
-    """Where an adapter's layer lies in a linear layer of vLLM's, which may hold several side by side.
+    """Position of an adapter's layers in a linear layer of vLLM's, which may hold several side by side.
 
     Attributes:
         paths: The layers' paths in the checkpoint, in the order of their outputs.
-        sizes: How many outputs each has.
+        sizes: Number of outputs of each.
     """
 
     paths: tuple[str, ...]
@@ -37,16 +37,16 @@ class Pack:
 
     def joined(self, factors: Factors) -> LowRank | None:
         """Return the factors of the whole, with zeros where a layer has no part in another's rank; None for none."""
-        found = [(place, factors[path]) for place, path in enumerate(self.paths) if path in factors]
-        if not found:
+        parts = [(index, factors[path]) for index, path in enumerate(self.paths) if path in factors]
+        if not parts:
             return None
-        starts = [sum(self.sizes[:place]) for place in range(len(self.sizes))]
-        down = torch.cat([part.down for _, part in found])
+        starts = [sum(self.sizes[:index]) for index in range(len(self.sizes))]
+        down = torch.cat([part.down for _, part in parts])
         up = down.new_zeros(sum(self.sizes), down.shape[0])
         column = 0
-        for place, part in found:
+        for index, part in parts:
             rank = part.down.shape[0]
-            up[starts[place] : starts[place] + self.sizes[place], column : column + rank] = part.up
+            up[starts[index] : starts[index] + self.sizes[index], column : column + rank] = part.up
             column += rank
         return LowRank(down=down, up=up)
 
@@ -89,7 +89,7 @@ class TwinAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return the outputs `[copies · T, …]` of `[copies · T, …]`, copy by copy."""
         rows = zip(*(_by_copy(tensor, len(self.layers)) for tensor in (query, key, value)), strict=True)
-        return torch.cat([layer(*own) for layer, own in zip(self.layers, rows, strict=True)])
+        return torch.cat([layer(*rows_of_layer) for layer, rows_of_layer in zip(self.layers, rows, strict=True)])
 
 
 class AdaptedLinear(UnquantizedLinearMethod):
@@ -132,7 +132,9 @@ def share(model: Any, anti: str, experts: Mapping[str, Factors]) -> None:
 
 def fingerprint(experts: Mapping[str, Factors]) -> str:
     """Return what tells a compiled anti with these experts from one with others: layers and ranks, not values."""
-    shapes = [[(path, tuple(part.down.shape)) for path, part in sorted(own.items())] for own in experts.values()]
+    shapes = [
+        [(path, tuple(part.down.shape)) for path, part in sorted(factors.items())] for factors in experts.values()
+    ]
     return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""What the engine's processes must know of a composite; it travels inside the base's config."""
+"""Description of a composite for the engine's processes; it travels inside the base's config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ class Plan:
 
     Attributes:
         roles: Every distinct model, base first.
-        pairs: For each pair the places of its expert and its anti in `roles`.
+        pairs: For each pair the indices of its expert and its anti in `roles`.
         alphas: The configured strength of each pair.
-        vocab_size: How many ids all roles share; None for the narrowest role's.
-        rule: Name of what combines their logits.
+        vocab_size: Number of ids all roles share; None for the narrowest role's.
+        rule: Name of the rule that combines their logits.
     """
 
     roles: tuple[RolePlan, ...]

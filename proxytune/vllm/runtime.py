@@ -130,10 +130,10 @@ class VllmRuntime:
         [part] = output.outputs
         if row.first_token_at is None and part.token_ids:
             row.first_token_at = time.perf_counter()
-        for place, token_id in enumerate(part.token_ids):
+        for index, token_id in enumerate(part.token_ids):
             row.token_ids.append(token_id)
             if options.logprobs is not None:
-                row.logprobs.append(_token_logprob(token_id, part.logprobs[place], options.logprobs))
+                row.logprobs.append(_token_logprob(token_id, part.logprobs[index], options.logprobs))
             if self._has_stop(row, options):
                 return True
         return bool(output.finished)
@@ -231,18 +231,18 @@ def _checked_params(**params: Any) -> SamplingParams:
         ) from error
 
 
-def _token_logprob(token_id: int, found: Any, num_top: int) -> TokenLogprob:
+def _token_logprob(token_id: int, logprobs: Any, num_top: int) -> TokenLogprob:
     """Return a token's log-probability and the `num_top` likeliest, of what vLLM gives (these and the chosen one)."""
-    ranked = sorted(found.items(), key=lambda item: item[1].rank or 0)
+    ranked = sorted(logprobs.items(), key=lambda item: item[1].rank or 0)
     top = {index: entry.logprob for index, entry in ranked if (entry.rank or 0) <= num_top}
-    return TokenLogprob(token_id=token_id, logprob=found[token_id].logprob, top=top)
+    return TokenLogprob(token_id=token_id, logprob=logprobs[token_id].logprob, top=top)
 
 
 def _score(request: Request, output: Any) -> Score:
-    places = output.prompt_logprobs[-len(request.continuation_ids) :]
-    found = [entry[index] for entry, index in zip(places, request.continuation_ids, strict=True)]
+    entries = output.prompt_logprobs[-len(request.continuation_ids) :]
+    logprobs = [entry[index] for entry, index in zip(entries, request.continuation_ids, strict=True)]
     return Score(
         token_ids=request.continuation_ids,
-        logprobs=tuple(entry.logprob for entry in found),
-        is_greedy=all(entry.rank == 1 for entry in found),
+        logprobs=tuple(entry.logprob for entry in logprobs),
+        is_greedy=all(entry.rank == 1 for entry in logprobs),
     )

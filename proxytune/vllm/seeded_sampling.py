@@ -90,7 +90,7 @@ class SeededSampling(LogitsProcessor):
 
 @dataclass(frozen=True, eq=False)
 class _Settings:
-    """How a row is sampled: the hf runtime's options, and vLLM's penalties; rows of equal `key` are sampled at once."""
+    """Sampling settings of a row: options, and penalties of vLLM's; rows of equal `key` are sampled at once."""
 
     options: GenerationOptions
     presence_penalty: float

@@ -21,7 +21,7 @@ _WAY_OUT = f'leave {OPTION} out of engine_options, or take runtime="hf".'
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """How many tokens were proposed since the engine started, and how many of them the composite took."""
+    """Number of tokens proposed since the engine started, and of those that the composite took."""
 
     num_drafted: int
     num_accepted: int

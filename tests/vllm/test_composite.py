@@ -11,7 +11,7 @@ from proxytune import ProxyGenerator
 from proxytune.errors import DependencyError, OptionError, RoleError, RuntimeUnsupportedError, UnknownOptionError
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.roles import Role
-from proxytune.vllm.composite import new_composite, why_not
+from proxytune.vllm.composite import new_composite, unsupported_reason
 from proxytune.vllm.plan import Plan, RolePlan, require_supported
 from tests import tiny
 
@@ -42,7 +42,7 @@ def test_settings_of_transformers_are_refused(folders: Folders, settings: dict[s
 def test_loaded_models_are_refused() -> None:
     """Objects in this process cannot go into the engine's."""
     base, expert, anti = (Role(model) for model in tiny.trio())
-    assert 'runtime="hf"' in (why_not(base, [(expert, anti)]) or "")
+    assert 'runtime="hf"' in (unsupported_reason(base, [(expert, anti)]) or "")
 
 
 @pytest.mark.parametrize("architecture", ["neox", "gemma2", "mistral"])

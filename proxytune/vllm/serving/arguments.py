@@ -33,17 +33,17 @@ _SAME = ("revision", "generation_config", "override_generation_config")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """What `proxytune serve` itself is told.
+    """Settings of `proxytune serve` itself.
 
     Attributes:
         host: Address to listen on.
         port: Likewise.
         served_model_name: Under which clients name the model.
-        api_key: That clients must send, None for no check.
+        api_key: Key that clients must send, None for no check.
         tokenizer: Folder or hub id of the tokenizer.
         tokenizer_revision: Of that.
         prompt_format: Of chats.
-        eos_token_ids: That end a completion.
+        eos_token_ids: Ids that end a completion.
         trust_remote_code: Of the tokenizer.
     """
 
@@ -87,8 +87,8 @@ class PassedOn:
 
     def arguments(self, composite: VllmComposite, settings: ServerSettings) -> argparse.Namespace:
         """Return the arguments of vLLM's server over a composite; its `engine_options` are those found here."""
-        found = dict(engine_arguments(composite))
-        found |= {
+        server_arguments = dict(engine_arguments(composite))
+        server_arguments |= {
             "skip_tokenizer_init": False,
             "tokenizer": settings.tokenizer,
             "tokenizer_revision": settings.tokenizer_revision,
@@ -102,13 +102,13 @@ class PassedOn:
             "middleware": [*self.args.middleware, RULES],
         }
         if "use_tqdm_on_load" not in self.changed:
-            found["use_tqdm_on_load"] = False
+            server_arguments["use_tqdm_on_load"] = False
         if "uvicorn_log_level" not in self.changed:
-            found["uvicorn_log_level"] = "warning"
+            server_arguments["uvicorn_log_level"] = "warning"
         if "chat_template" not in self.changed:
             template = chat_template(settings.prompt_format)
-            found |= {"chat_template": template, ADDS_SPECIAL_TOKENS: template is not None}
-        return argparse.Namespace(**{**vars(self.args), **found})
+            server_arguments |= {"chat_template": template, ADDS_SPECIAL_TOKENS: template is not None}
+        return argparse.Namespace(**{**vars(self.args), **server_arguments})
 
 
 def _parser() -> Any:

@@ -1,4 +1,4 @@
-"""What the body of a request may say, beyond what vLLM checks: α, nothing unknown, only finite numbers."""
+"""Checks of a request's body beyond vLLM's: α, nothing unknown, only finite numbers."""
 
 import json
 import math
@@ -19,8 +19,8 @@ class BodyRules:
 
     Attributes:
         alphas: The configured strengths, one per pair.
-        is_speculative: Whether a draft model runs ahead, so that neither α nor a seed can be a request's own.
-        adds_special_tokens: Whether the chat template leaves the first token to the tokenizer.
+        is_speculative: A draft model runs ahead, so that neither α nor a seed can be a request's own.
+        adds_special_tokens: The chat template leaves the first token to the tokenizer.
     """
 
     alphas: tuple[float, ...]
@@ -33,17 +33,17 @@ class BodyRules:
         Raises:
             UnknownOptionError: It has a field that would be ignored.
             OptionError: α is no finite number, has the wrong count, or is said twice.
-            RuntimeUnsupportedError: What this engine cannot do.
+            RuntimeUnsupportedError: This engine cannot do it.
         """
         unknown = sorted(set(body) - known - {ALPHA_KEY})
         if unknown:
             raise UnknownOptionError(f"unknown field {unknown[0]!r}: leave it out.")
         if body.get("use_beam_search"):
             raise RuntimeUnsupportedError("use_beam_search: the vllm runtime has none; take runtime hf for it.")
-        found = dict(body)
+        checked_body = dict(body)
         if "messages" in known and self.adds_special_tokens:
-            found.setdefault("add_special_tokens", True)
-        return self._with_alpha(found)
+            checked_body.setdefault("add_special_tokens", True)
+        return self._with_alpha(checked_body)
 
     def _with_alpha(self, body: dict[str, Any]) -> dict[str, Any]:
         extra = body.get(XARGS) or {}
@@ -81,7 +81,7 @@ def read_json(data: bytes) -> Any:
         InputError: It is none, is nested too deep, or holds a number that is not finite or beyond 64 bits.
     """
     try:
-        return json.loads(data, parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+        return json.loads(data, parse_constant=_refused, parse_float=_finite, parse_int=_parsed_int)
     except InputError:
         raise
     except RecursionError as error:
@@ -101,7 +101,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
+def _parsed_int(text: str) -> int:
     if len(text) > len(str(_MAX_WHOLE)) or not -_MAX_WHOLE <= (value := int(text)) < _MAX_WHOLE:
         raise InputError(f"the body holds {text[:40]}, which is beyond 64 bits: send a smaller number.")
     return value
