@@ -46,6 +46,7 @@ def settings_of(choice: "RoleChoice", command: str, options: Mapping[str, Any] |
         "base": _model(choice.base),
         "base_prompt": formats["base_prompt"],
         "pairs": pairs,
+        "rule": choice.rule,
         "tokenizer": None if choice.tokenizer is None else _named(choice.tokenizer),
         "eos_token_ids": choice.eos_token_ids,
         "runtime": choice.runtime,

@@ -78,10 +78,15 @@ def read_json(data: bytes) -> Any:
     """Return what JSON says.
 
     Raises:
-        InputError: It is none, is nested too deep, or holds a number that is not finite or beyond 64 bits.
+        InputError: It is none, is nested too deep, holds a number that is not finite or beyond 64 bits, or a text that
+            is none (half of a surrogate pair).
     """
     try:
-        return json.loads(data, parse_constant=_refused, parse_float=_finite, parse_int=_parsed_int)
+        body = json.loads(data, parse_constant=_refused, parse_float=_finite, parse_int=_parsed_int)
+        json.dumps(body, ensure_ascii=False).encode()
+        return body
+    except UnicodeEncodeError as error:
+        raise InputError("the body holds half of a surrogate pair, which is no text: repair the escape.") from error
     except InputError:
         raise
     except RecursionError as error:

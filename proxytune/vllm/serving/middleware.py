@@ -16,6 +16,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 _COMPLETIONS = "/v1/completions"
 _CHAT = "/v1/chat/completions"
+_OPEN = ("/health", "/ping")  # for those who only look whether the server runs
 _RENDER = "/render"  # the same body, answered with token ids
 # Takes vllm_xargs too, but renders prompts in ways of its own, which nothing here has compared with the hf runtime.
 _STEERED = (_COMPLETIONS, _CHAT)
@@ -31,12 +32,15 @@ class RequestRules:
         self._app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Hand a request on, its body checked and perhaps changed, or answer it with status 400."""
-        if scope["type"] != "http" or scope.get("method") != "POST":
+        """Hand a request on, its body checked and perhaps changed, or answer it with status 400 or 401."""
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-            return
-        # vLLM puts this layer outside its own check of the key, and who has none learns nothing and is not read.
-        await _guarded(self._ruled, scope["app"].state.args)(scope, receive, send)
+        elif not _may_enter(scope):
+            await _refuse(send, "this needs the server's API key: Authorization: Bearer KEY.", 401, scope["type"])
+        elif scope["type"] == "http" and scope["method"] == "POST":
+            await self._ruled(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     async def _ruled(self, scope: Message, receive: Receive, send: Send) -> None:
         data = await _body(receive)
@@ -52,13 +56,16 @@ class RequestRules:
         await self._app({**scope, "headers": headers}, _replayed(changed, receive), send)
 
 
-def _guarded(app: Any, args: Any) -> Any:
-    """Return the application behind vLLM's check of the API key, if there is one."""
+def _may_enter(scope: Message) -> bool:
+    """Return whether a request has the API key or needs none; vLLM's own check leaves /invocations and others open."""
+    from starlette.datastructures import Headers
     from vllm import envs
     from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
-    tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
-    return AuthenticationMiddleware(app, tokens) if tokens else app
+    tokens = [key for key in (scope["app"].state.args.api_key or [envs.VLLM_API_KEY]) if key]
+    if not tokens or scope.get("method") == "OPTIONS" or _path(scope) in _OPEN:
+        return True
+    return AuthenticationMiddleware(None, tokens).verify_token(Headers(scope=scope))
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -85,15 +92,13 @@ def _replayed(data: bytes, receive: Receive) -> Receive:
 
 def _checked(scope: Message, data: bytes) -> bytes:
     """Return the body to hand on."""
-    path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+    path = _path(scope)
     endpoint = path.removesuffix(_RENDER)
     if not data or not _is_json(scope):
         return data
     body = read_json(data)
     if not isinstance(body, dict):
-        if endpoint in _STEERED:
-            raise InputError("the body is no JSON object: send one.")
-        return data
+        raise InputError("the body is no JSON object: send one.")
     if endpoint not in _STEERED:
         if ALPHA_KEY in body:
             raise OptionError(f"alpha is taken by {' and '.join(_STEERED)}, not by {path}: leave it out here.")
@@ -101,6 +106,11 @@ def _checked(scope: Message, data: bytes) -> bytes:
     changed = _rules(scope["app"].state).checked(body, _known(endpoint))
     _require_readable(endpoint, changed)
     return data if changed == body else json.dumps(changed).encode()
+
+
+def _path(scope: Message) -> str:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.rstrip("/")
 
 
 def _is_json(scope: Message) -> bool:
@@ -143,10 +153,13 @@ def _request_type(endpoint: str) -> Any:
     return CompletionRequest if endpoint == _COMPLETIONS else ChatCompletionRequest
 
 
-async def _refuse(send: Send, text: str) -> None:
-    """Answer with status 400, in the form that vLLM's own errors have."""
-    error = {"message": text, "type": "BadRequestError", "param": None, "code": 400}
-    data = json.dumps({"error": error}).encode()
+async def _refuse(send: Send, text: str, status: int = 400, kind: str = "http") -> None:
+    """Answer with an error in the form that vLLM's own have."""
+    if kind == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": text})
+        return
+    name = "BadRequestError" if status == 400 else "AuthenticationError"
+    data = json.dumps({"error": {"message": text, "type": name, "param": None, "code": status}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": data})
