@@ -8,19 +8,29 @@ from numpy.typing import NDArray
 
 from proxytune.errors import RemoteError
 from proxytune.remote.distribution import LEAST_LOGPROB, Distribution
-from proxytune.remote.token_names import TokenNames
+from proxytune.remote.token_names import ID_PREFIX, TokenNames
 from proxytune.remote.transport import TransientError
 
 _ROUNDING = 1e-2  # of a log-probability of one, in what a server in bfloat16 writes
 _MOST_MASS = 1.05  # likewise, of all together
+_MOST_MASS_OUTSIDE = 0.01  # of ids that no token has: rows of the head that pad it
+_UNCLEAR = np.iinfo(np.int64).min
 
 
 class UnclearError(Exception):
     """Log-probabilities by text that do not tell whether the token of the prompt is one of the likeliest."""
 
 
+class OutsideVocabularyError(TransientError):
+    """Probability on ids that no token of the tokenizer has."""
+
+
 class Reader:
-    """Reads answers to requests for `count` log-probabilities per position; -1 is the whole vocabulary."""
+    """Reads answers to requests for `count` log-probabilities per position; -1 is the whole vocabulary.
+
+    `vocab_size` leaves out ids from there on. A server's head may be wider than its tokenizer, but what lies beyond the
+    tokenizer's ids has next to no probability.
+    """
 
     def __init__(self, count: int, names: TokenNames, vocab_size: int | None) -> None:
         self._count = count
@@ -41,14 +51,15 @@ class Reader:
         [top], [token] = _tops(choice, 1)
         return self._by_name(top, token)
 
-    def echoed(self, choice: Mapping[str, Any], num_tokens: int, num_positions: int) -> list[Distribution]:
-        """Return the last distributions of a prompt of `num_tokens` that came back with its log-probabilities.
+    def echoed(self, choice: Mapping[str, Any], token_ids: Sequence[int], num_positions: int) -> list[Distribution]:
+        """Return the last distributions of a prompt that came back with its log-probabilities.
 
         Raises:
-            TransientError: The answer is not a valid one.
+            TransientError: The answer is not a valid one, or for another prompt.
             UnclearError: It does not tell what the likeliest tokens are.
         """
-        tops, tokens = _tops(choice, num_tokens + 1)
+        tops, tokens = _tops(choice, len(token_ids) + 1)
+        self._require_same(tokens, token_ids)
         found = []
         for top, token in list(zip(tops, tokens, strict=True))[-num_positions:]:
             self._require_clear(top, token)
@@ -69,6 +80,8 @@ class Reader:
             entry = entries[place]
             if not isinstance(entry, Mapping) or not all(isinstance(each, Mapping) for each in entry.values()):
                 raise TransientError("prompt_logprobs that are not objects")
+            if str(token_ids[place]) not in entry:
+                raise TransientError("prompt_logprobs of another prompt")
             top = {name: each.get("logprob") for name, each in entry.items()}
             found.append(self._distribution(self._only_likeliest(top, str(token_ids[place])), _whole_numbers))
         return [*found, self.generated(choice)]
@@ -101,6 +114,19 @@ class Reader:
             raise TransientError(f"{len(top)} log-probabilities where {self._count} were asked for")
         return {name: value for name, value in top.items() if name != token}
 
+    def _require_same(self, tokens: Sequence[str], token_ids: Sequence[int]) -> None:
+        """Raise TransientError where the tokens that came back are not those of the prompt, as far as they are clear.
+
+        The tokens of an echo may read otherwise next to each other than each by itself, so a text may differ where its
+        id cannot be told; half of them are those of the prompt all the same.
+        """
+        ids = self._named_ids(tokens[: len(token_ids)])
+        clear = [(index, ours) for index, ours in zip(ids, token_ids, strict=True) if index != _UNCLEAR]
+        num_different = sum(index != ours for index, ours in clear)
+        has_ids = all(token.startswith(ID_PREFIX) for token in tokens)
+        if num_different > (0 if has_ids else len(clear) // 2):
+            raise TransientError(f"an echo in which {num_different} of {len(token_ids)} tokens are another prompt's")
+
     def _require_clear(self, top: Mapping[str, Any], token: str) -> None:
         """Raise UnclearError where names that fell together hide whether `token` is one too many."""
         if self._count < 0 or len(top) > self._count or token not in top:
@@ -110,9 +136,9 @@ class Reader:
             raise UnclearError(token)
 
     def _named_ids(self, names: Sequence[str]) -> list[int]:
-        """Return ids, -1 for names that are not clear."""
+        """Return ids, `_UNCLEAR` for names that are not clear."""
         found = [self._names.token_id(name) for name in names]
-        return [-1 if index is None else index for index in found]
+        return [_UNCLEAR if index is None else index for index in found]
 
     def _distribution(self, top: Mapping[str, Any], ids_of: Any) -> Distribution:
         if not top:
@@ -122,8 +148,14 @@ class Reader:
             ids = np.array(ids_of(list(top)), dtype=np.int64)
         except (ValueError, OverflowError) as error:
             raise TransientError("names of tokens that are not ids") from error
-        is_known = ids >= 0
+        is_known = ids != _UNCLEAR
         ids, values = ids[is_known], values[is_known]
+        is_outside = (ids < 0) | (ids >= self._names.num_ids)
+        if np.exp(values[is_outside]).sum() > _MOST_MASS_OUTSIDE or (is_outside.any() and ids.min() < 0):
+            raise OutsideVocabularyError(
+                f"log-probabilities of token id {ids[is_outside][0]}, outside the vocabulary of {self._names.num_ids}"
+            )
+        ids, values = ids[~is_outside], values[~is_outside]
         if len(np.unique(ids)) != len(ids):
             raise TransientError("the same token twice")
         found = Distribution.of(ids, values, vocab_size=self._vocab_size)

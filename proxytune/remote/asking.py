@@ -6,12 +6,13 @@ from typing import Any
 
 from proxytune.errors import RemoteError
 from proxytune.remote.answers import Reader, choices_of
+from proxytune.remote.budget import Cost, stated_cost
+from proxytune.remote.client import Call
 from proxytune.remote.distribution import Distribution, Query
-from proxytune.remote.ledger import Cost, stated_cost
 from proxytune.remote.prompt_texts import PromptTexts
-from proxytune.remote.sender import Call
 from proxytune.remote.settings import Verification
 from proxytune.remote.token_names import TokenNames
+from proxytune.remote.transport import TransientError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,10 @@ class Asker:
 
     def echo(self, query: Query) -> Call[list[Distribution]]:
         """Have the prompt come back with its log-probabilities, and one token behind it."""
-        length, count = len(query.token_ids), query.num_positions
         return self._call(
-            [query.token_ids], {"echo": True}, lambda choices: self._reader.echoed(choices[0], length, count)
+            [query.token_ids],
+            {"echo": True},
+            lambda choices: self._reader.echoed(choices[0], query.token_ids, query.num_positions),
         )
 
     def prompt_logprobs(self, query: Query) -> Call[list[Distribution]]:
@@ -106,7 +108,7 @@ class Asker:
             **fields,
         }
         if self.form.names_ids:
-            body["return_tokens_as_token_ids"] = True
+            body |= {"return_tokens_as_token_ids": True, "return_token_ids": True}
         return body
 
     def _call(self, prompts: Sequence[Sequence[int]], fields: Mapping[str, Any], read: Any) -> Call[list[Distribution]]:
@@ -114,16 +116,29 @@ class Asker:
 
         def checked(answer: Any) -> list[Distribution]:
             self._require_same_length(answer, cost)
-            found: list[Distribution] = read(choices_of(answer, len(prompts)))
+            choices = choices_of(answer, len(prompts))
+            for choice, ids in zip(choices, prompts, strict=True):
+                theirs = choice.get("prompt_token_ids")
+                if self.form.takes_ids and isinstance(theirs, list) and theirs != list(ids):
+                    raise TransientError("an answer to a prompt of other tokens")
+            found: list[Distribution] = read(choices)
             return found
 
         return Call(self.body(prompts, **fields), checked, cost)
 
     def _require_same_length(self, answer: Any, cost: Cost) -> None:
-        """Raise RemoteError for a text that the server read as more or fewer tokens than we did."""
+        """Raise for a prompt that the server read as more or fewer tokens than it has.
+
+        Raises:
+            TransientError: Ids: the answer is to another prompt.
+            RemoteError: A text.
+        """
         stated = stated_cost(answer, cost).num_prompt_tokens
-        if not self.form.takes_ids and stated != cost.num_prompt_tokens:
-            raise RemoteError(
-                f"the server reads {stated} tokens in a text of {cost.num_prompt_tokens}: its tokenizer is not the one "
-                "given, or adds special tokens; a server that takes token ids, as vLLM, has no such rows."
-            )
+        if stated == cost.num_prompt_tokens:
+            return
+        if self.form.takes_ids:
+            raise TransientError(f"an answer to a prompt of {stated} tokens, not of {cost.num_prompt_tokens}")
+        raise RemoteError(
+            f"the server reads {stated} tokens in a text of {cost.num_prompt_tokens}: its tokenizer is not the one "
+            "given, or adds special tokens; a server that takes token ids, as vLLM, has no such rows."
+        )

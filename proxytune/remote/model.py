@@ -1,28 +1,27 @@
 """A model behind a completions endpoint: rows of token ids in, next-token distributions out, many at once."""
 
-import threading
+import asyncio
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from proxytune.errors import ProxyTuneError, ProxyTuneWarning, RemoteBudgetError, RemoteError, RoleError
 from proxytune.remote.answers import UnclearError
 from proxytune.remote.asking import Asker
+from proxytune.remote.budget import RemoteUsage
+from proxytune.remote.client import Client, Clock
 from proxytune.remote.distribution import Distribution, Query
-from proxytune.remote.ledger import RemoteUsage
-from proxytune.remote.pacing import Clock
 from proxytune.remote.probing import Abilities, Probe, is_refusal
-from proxytune.remote.sender import Sender, closed_error
 from proxytune.remote.settings import RemoteSettings, Verification
 from proxytune.remote.token_names import TokenNames
 from proxytune.remote.vocabulary_check import require_same_names, require_same_tokens
-from proxytune.remote.workers import Workers, gathered
 
 # Log-probabilities in one answer. `prompt_logprobs` and `echo` send some for every token of the prompt, and a server
 # that computes them may not use what it has cached; from about here several prompts are less to send.
 _MANY_ENTRIES = 200_000
+_FEW_ENTRIES = 4_000
 
 
 class RemoteModel:
@@ -53,21 +52,20 @@ class RemoteModel:
         """
         self.settings = settings
         try:
-            sender = Sender(settings, clock)
+            client = Client(settings, clock)
         except ProxyTuneError:
             raise
         except (OSError, ValueError) as error:
             raise RoleError(f"no connection to {settings.base_url} can be prepared: {error}") from error
-        workers = Workers(settings.max_in_flight)
-        self._close = weakref.finalize(self, _close, sender, workers)
-        self._sender, self._workers = sender, workers
+        self._client = client
+        self._close = weakref.finalize(self, client.close)
         names = TokenNames(tokenizer)
         try:
-            self.max_context = _context(sender, settings)
-            probe = Probe(sender, settings, tokenizer, names)
+            self.max_context = _context(client, settings)
+            probe = Probe(client, settings, tokenizer, names)
             self.abilities: Abilities = probe.abilities()
             require_same_names(probe.named_tokens, tokenizer)
-            require_same_tokens(sender, settings, tokenizer)
+            require_same_tokens(client, settings, tokenizer)
         except RemoteBudgetError:
             self.close()
             raise
@@ -78,7 +76,6 @@ class RemoteModel:
             self.close()
             raise
         self._asker = Asker(settings.model, self.abilities.form, tokenizer, names, vocab_size)
-        self._lock = threading.Lock()
         self._ways = self.abilities.ways
         if settings.verification == "auto" and self.num_logprobs is None and "prompts" in self._ways:
             # A whole vocabulary for the places that are wanted is less to send than one for every token of the prompt:
@@ -100,30 +97,25 @@ class RemoteModel:
     @property
     def usage(self) -> RemoteUsage:
         """What completions have cost until now, those of construction among them."""
-        return self._sender.usage
+        return self._client.usage
 
     def submit(self, queries: Sequence[Query]) -> list[Future[list[Distribution]]]:
         """Return at once one future per row: its `num_positions` distributions, or the RemoteError of this row alone.
 
-        Cancelling one also ends the repetitions of a request that is on its way.
+        Cancelling one also ends a request that is on its way.
         """
-        return [self._submit(query) for query in queries]
+        return [self._client.submit(self._answer(query)) for query in queries]
 
     def close(self) -> None:
         """Let go of all connections; rows that have no result yet get a RemoteError."""
         self._close()
 
-    def _submit(self, query: Query) -> Future[list[Distribution]]:
-        if query.num_positions > 1 and self._ways == ("single",):
-            return gathered([self._submit(prefix) for prefix in query.prefixes()])
-        return self._workers.submit(lambda is_wanted: self._answer(query, is_wanted))
-
-    def _answer(self, query: Query, is_wanted: Callable[[], bool]) -> list[Distribution]:
+    async def _answer(self, query: Query) -> list[Distribution]:
         """Ask in the first way that the server takes."""
         refused: dict[Verification, RemoteError] = {}
         for way in self._ways_for(query):
             try:
-                found = self._ask(way, query, is_wanted)
+                found = await self._ask(way, query)
             except UnclearError:
                 continue
             except RemoteError as error:
@@ -137,28 +129,25 @@ class RemoteModel:
 
     def _ways_for(self, query: Query) -> tuple[Verification, ...]:
         """Return the ways to ask for a row, the best first."""
-        if query.num_positions == 1:
-            return ("single",)
         ways = self._ways
         num_entries = len(query.token_ids) * self._num_entries
+        if query.num_positions == 1:
+            # An echo shows which prompt was read.
+            return ("echo", "single") if ways[0] == "echo" and num_entries <= _FEW_ENTRIES else ("single",)
         if self.settings.verification == "auto" and "prompts" in ways and num_entries > _MANY_ENTRIES:
             return ways[ways.index("prompts") :]
         return ways
 
-    def _ask(self, way: Verification, query: Query, is_wanted: Callable[[], bool]) -> list[Distribution]:
+    async def _ask(self, way: Verification, query: Query) -> list[Distribution]:
         if way != "single":
-            return self._sender.complete(self._asker.call(way, query), is_wanted)
-        return [
-            found
-            for prefix in query.prefixes()
-            for found in self._sender.complete(self._asker.single(prefix), is_wanted)
-        ]
+            return await self._client.complete(self._asker.call(way, query))
+        calls = [self._client.complete(self._asker.single(prefix)) for prefix in query.prefixes()]
+        return [distribution for answer in await _all(calls) for distribution in answer]
 
     def _give_up(self, refused: Mapping[Verification, RemoteError]) -> None:
         """Ask no more in ways that the server has refused for a row which it took in another."""
-        with self._lock:
-            given_up = [way for way in self._ways if way in refused]
-            self._ways = tuple(way for way in self._ways if way not in refused)
+        given_up = [way for way in self._ways if way in refused]
+        self._ways = tuple(way for way in self._ways if way not in refused)
         for way in given_up:
             warnings.warn(
                 f"the base's server takes {way} no more ({refused[way]}); from here on {self._ways[0]} is asked for.",
@@ -167,14 +156,17 @@ class RemoteModel:
             )
 
 
-def _close(sender: Sender, workers: Workers) -> None:
-    """End everything; apart from the model, so that a model nobody holds can end by itself."""
-    workers.stop(closed_error())
-    sender.close()
-    workers.join()
+async def _all(work: Sequence[Coroutine[Any, Any, list[Distribution]]]) -> list[list[Distribution]]:
+    """Return all results in order; the first error ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
-def _context(sender: Sender, settings: RemoteSettings) -> int | None:
+def _context(client: Client, settings: RemoteSettings) -> int | None:
     """Return the context of the model that the server lists.
 
     Raises:
@@ -187,7 +179,7 @@ def _context(sender: Sender, settings: RemoteSettings) -> int | None:
         return [card for card in cards if isinstance(card, Mapping)] if isinstance(cards, list) else []
 
     try:
-        cards = sender.fetch("GET", f"{settings.base_url}/models", None, read)
+        cards = client.fetch("GET", f"{settings.base_url}/models", None, read)
     except RemoteError as error:
         if error.status in (404, 405):
             return None

@@ -8,19 +8,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from proxytune.errors import RemoteBudgetError, RemoteError, RoleError, VocabularyError
-from proxytune.remote.answers import UnclearError
+from proxytune.remote.answers import OutsideVocabularyError, UnclearError
 from proxytune.remote.asking import Asker, Form
+from proxytune.remote.budget import Cost, stated_cost
+from proxytune.remote.client import Call, Client
 from proxytune.remote.distribution import Distribution, Query
-from proxytune.remote.ledger import Cost, stated_cost
-from proxytune.remote.sender import Call, Sender
 from proxytune.remote.settings import RemoteSettings, Verification
 from proxytune.remote.token_names import ID_PREFIX, TokenNames
 from proxytune.remote.transport import TransientError
-from proxytune.remote.vocabulary_check import named_tokens
+from proxytune.remote.vocabulary_check import WAY_OUT, named_tokens
 
 _T = TypeVar("_T")
 _TEXT = "The answer to question 7 is: yes, it is."
 _FEWEST_TOKENS = 4
+_NUM_ATTEMPTS = 2
 _COUNTS = (20, 5, 1)
 _WHOLE_SHARE = 0.9  # of the tokenizer's ids: a server's model may have no row for the last of them
 _WHOLE_MASS = 0.98
@@ -56,10 +57,10 @@ class Probe:
         named_tokens: Ids, and how the server says they read, in all answers until now.
     """
 
-    def __init__(self, sender: Sender, settings: RemoteSettings, tokenizer: Any, names: TokenNames) -> None:
+    def __init__(self, client: Client, settings: RemoteSettings, tokenizer: Any, names: TokenNames) -> None:
         self.named_tokens: dict[int, str] = {}
         self._refused = ""
-        self._sender = sender
+        self._client = client
         self._settings = settings
         self._tokenizer = tokenizer
         self._names = names
@@ -199,17 +200,26 @@ class Probe:
 
     def _attempt(self, call: Call[_T]) -> _T | None:
         """Return what a request brings, None for an answer of another kind, twice: one may have been damaged."""
+        outside: list[OutsideVocabularyError] = []
 
         def read(answer: Any) -> _T | None:
             try:
                 found = call.read(answer)
+            except OutsideVocabularyError as error:
+                outside.append(error)
+                return None
             except (TransientError, UnclearError, RemoteError):
                 return None
             self.named_tokens |= named_tokens(answer)
             return found
 
-        first = self._sender.complete(Call(call.body, read, call.cost))
-        return first if first is not None else self._sender.complete(Call(call.body, read, call.cost))
+        for _ in range(_NUM_ATTEMPTS):
+            found = self._client.submit(self._client.complete(Call(call.body, read, call.cost))).result()
+            if found is not None:
+                return found
+        if len(outside) == _NUM_ATTEMPTS:
+            raise VocabularyError(f"the base's server gives {outside[0]}: {WAY_OUT}")
+        return None
 
     def _asker(self, form: Form) -> Asker:
         return Asker(self._settings.model, form, self._tokenizer, self._names)

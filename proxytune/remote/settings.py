@@ -41,7 +41,7 @@ class RemoteSettings:
         verification: How several positions of a row are asked for; "auto" takes the first of the ways that the server
             knows: one request with `prompt_logprobs` (vLLM) or `echo`, one with several prompts, or one per position.
         max_in_flight: Most requests at once.
-        timeout_s: Longest wait for a connection or for more of an answer; a whole answer may take twice that.
+        timeout_s: Longest wait for an answer, from the connection to its last byte.
         max_retries: Most repetitions of a request after 408, 429, 5xx, a time-out, a broken connection, or an answer
             that cannot be read.
         requests_per_second: Most per second over all rows; None for no limit.

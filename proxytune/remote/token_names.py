@@ -20,6 +20,14 @@ class TokenNames:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._ids_by_text: dict[str, int | None] | None = None
+        self._num_ids: int | None = None
+
+    @property
+    def num_ids(self) -> int:
+        """The tokenizer's ids go from 0 up to this."""
+        if self._num_ids is None:
+            self._num_ids = max(self._tokenizer.get_vocab().values()) + 1
+        return self._num_ids
 
     def token_id(self, name: str) -> int | None:
         """Return the id, or None for a text of several tokens, of a part of a character, or of none.

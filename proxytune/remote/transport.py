@@ -1,19 +1,18 @@
-"""One HTTP request and its answer, within a time; what may come right by itself is a TransientError."""
+"""One HTTP request and its answer, within a time and a size; what may come right by itself is a TransientError."""
 
+import asyncio
 import contextlib
 import ipaddress
 import json
 import os
-import socket
 import ssl
 import threading
-import time
 import unicodedata
 import warnings
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -24,6 +23,11 @@ from proxytune.remote.settings import RemoteSettings
 _MOST_WORDS = 200  # of a server's own that go into an error, in characters
 _IDLE_S = 30.0  # a connection is kept while the small models work
 _PASSING = (408, 429)
+_ENCODINGS = ("", "identity", "gzip", "deflate")
+_MOST_BYTES = 256 << 20  # of an answer, unpacked: a vocabulary of 262,144 at 20 positions takes about as much
+_FAREWELL_S = 2.0
+
+_T = TypeVar("_T")
 
 
 class TransientError(Exception):
@@ -52,32 +56,52 @@ class _Reply:
 
 
 class Transport:
-    """Connections to one server, shared by all threads and kept alive between requests."""
+    """Connections to one server, kept alive between requests, and the thread whose event loop uses them."""
 
     def __init__(self, settings: RemoteSettings) -> None:
         self._settings = settings
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._is_closed = False
         limits = httpx.Limits(
             max_connections=settings.max_in_flight,
             max_keepalive_connections=settings.max_in_flight,
             keepalive_expiry=_IDLE_S,
         )
-        self._client = httpx.Client(timeout=settings.timeout_s, limits=limits, follow_redirects=False)
+        # The deadline is that of the exchange: a time-out per read never ends for a server that drips.
+        self._client = httpx.AsyncClient(
+            timeout=None, limits=limits, follow_redirects=False, headers={"Accept-Encoding": "gzip, deflate"}
+        )
         self._warn_of_open_key()
+        self._is_closed = False
+        self._lock = threading.RLock()  # a client may be collected, and so closed, by whoever holds it
+        self._loop = asyncio.new_event_loop()
+        # A daemon: Python waits for others at exit, so Ctrl-C would hang for as long as a server stalls.
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="proxytune-remote", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        """Return the future of a coroutine in the transport's thread; after `close`, it has a RemoteError."""
+        with self._lock:  # what is scheduled behind the end of the loop would wait for ever
+            if not self._is_closed:
+                return asyncio.run_coroutine_threadsafe(self._until_closed(work), self._loop)
+        work.close()
+        late: Future[_T] = Future()
+        late.set_exception(_closed_error())
+        return late
 
     def exchange(self, method: str, url: str, body: Mapping[str, Any] | None) -> Any:
+        """Return what `send` does, from any thread but the transport's."""
+        return self.submit(self.send(method, url, body)).result()
+
+    async def send(self, method: str, url: str, body: Mapping[str, Any] | None) -> Any:
         """Return the JSON that the server answers with.
 
         Raises:
             TransientError: It may work the next time.
             RemoteError: It will not; the text has the server's words, without the key.
         """
-        reply = self._reply(method, url, body)
+        reply = await self._reply(method, url, body)
         if 200 <= reply.status < 300:
             try:
-                return json.loads(reply.body)
+                return await asyncio.to_thread(json.loads, reply.body)
             except (ValueError, RecursionError) as error:
                 raise TransientError(
                     f"an answer that is not JSON, of {len(reply.body)} bytes", status=reply.status
@@ -101,38 +125,58 @@ class Transport:
         return shown if len(shown) <= _MOST_WORDS else shown[: _MOST_WORDS - 1] + "…"
 
     def close(self) -> None:
-        """End all connections; who waits for an answer hears of it at once."""
+        """End all connections; who waits for an answer gets a RemoteError."""
         with self._lock:
-            self._is_closed = True
-            sockets = list(self._sockets)
-        for each in sockets:
-            # Closing alone would not wake a thread that reads from it.
-            with contextlib.suppress(OSError, ValueError):
-                each.shutdown(socket.SHUT_RDWR)
-        self._client.close()
+            if not self._is_closed:
+                self._is_closed = True
+                self._loop.call_soon_threadsafe(self._loop.create_task, self._shut())
+        if self._thread is not threading.current_thread():
+            self._thread.join(_FAREWELL_S)
 
-    def _reply(self, method: str, url: str, body: Mapping[str, Any] | None) -> _Reply:
-        """Return a whole answer, whatever its status."""
-        deadline = time.monotonic() + self._settings.timeout_s
+    async def _shut(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.aclose()
+        await self._loop.shutdown_default_executor()
+        self._loop.stop()
+
+    async def _until_closed(self, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise _closed_error() from None
+            raise
+
+    async def _reply(self, method: str, url: str, body: Mapping[str, Any] | None) -> _Reply:
+        """Return a full answer, whatever its status."""
+        content = bytearray()
         with self._errors_named():
-            request = self._client.build_request(
-                method, url, json=body, headers=self._headers(), extensions={"trace": self._trace}
-            )
-            with contextlib.closing(self._client.send(request, stream=True)) as response:
-                parts = []
-                for part in response.iter_bytes():
-                    parts.append(part)
-                    if time.monotonic() > deadline:
-                        raise TransientError(f"no whole answer within timeout_s={self._settings.timeout_s:g}")
-                return _Reply(response.status_code, response.headers, b"".join(parts))
+            async with (
+                asyncio.timeout(self._settings.timeout_s),
+                self._client.stream(method, url, json=body, headers=self._headers()) as response,
+            ):
+                encoding = response.headers.get("content-encoding", "").lower()
+                if encoding not in _ENCODINGS:
+                    raise RemoteError(f"{url} answers in the encoding {encoding!r}, which was not asked for.")
+                async for part in response.aiter_bytes():
+                    content += part
+                    if len(content) > _MOST_BYTES:
+                        raise RemoteError(
+                            f"{url} answers with more than {_MOST_BYTES >> 20} MiB: ask for fewer log-probabilities "
+                            "by top_logprobs, or check the server."
+                        )
+                return _Reply(response.status_code, response.headers, bytes(content))
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:
         """Turn what httpx raises into a TransientError, or a RemoteError where trying again is no use."""
         try:
             yield
-        except httpx.TimeoutException as error:
-            raise TransientError(f"no answer within timeout_s={self._settings.timeout_s:g}") from error
+        except TimeoutError as error:
+            raise TransientError(f"no whole answer within timeout_s={self._settings.timeout_s:g}") from error
         except httpx.InvalidURL as error:
             raise RemoteError(f"base_url is {self._settings.base_url!r}, which is no URL ({error}).") from error
         except httpx.HTTPError as error:
@@ -167,17 +211,6 @@ class Transport:
         name = self._settings.api_key_env
         return "" if name is None else os.environ.get(name, "").strip()
 
-    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Remember every connection that is opened."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            opened = info["return_value"].get_extra_info("socket")
-            with self._lock:
-                self._sockets.add(opened)
-                is_late = self._is_closed
-            if is_late:
-                with contextlib.suppress(OSError):
-                    opened.shutdown(socket.SHUT_RDWR)
-
     def _refusal(self, url: str, reply: _Reply, words: str) -> str:
         if 300 <= reply.status < 400:
             where = self.clean(reply.headers.get("location", "elsewhere"))
@@ -199,6 +232,16 @@ class Transport:
                 ProxyTuneWarning,
                 stacklevel=2,
             )
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until it is stopped; the thread holds the loop alone, so that a client nobody holds can end."""
+    loop.run_forever()
+    loop.close()
+
+
+def _closed_error() -> RemoteError:
+    return RemoteError("the connection to the base's server was closed: make a new generator to go on.")
 
 
 def _certificate_error(error: BaseException | None) -> str | None:

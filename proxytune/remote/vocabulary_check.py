@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxytune.errors import RemoteBudgetError, RemoteError, VocabularyError
-from proxytune.remote.ledger import Cost, stated_cost
-from proxytune.remote.sender import Call, Sender
+from proxytune.remote.budget import Cost, stated_cost
+from proxytune.remote.client import Call, Client
 from proxytune.remote.settings import RemoteSettings
 from proxytune.remote.token_names import BROKEN, token_text
 from proxytune.remote.transport import TransientError
@@ -17,7 +17,7 @@ _PROBE = (
     "In 1984 she paid 3,141.59 EUR; naïve façade — «Привет, мир», 你好世界, こんにちは, مرحبا, नमस्ते 🙂\n\n"
     "def squares(n):\n    return [x**2 for x in range(n)]  # I'm unbelievable, antidisestablishmentarianism\t</p>"
 )
-_WAY_OUT = "proxy tuning adds logits id by id, so choose models of one family with the same tokenizer."
+WAY_OUT = "proxy tuning adds logits id by id, so choose models of one family with the same tokenizer."
 
 
 def named_tokens(answer: Any) -> dict[int, str]:
@@ -46,29 +46,29 @@ def require_same_names(named: Mapping[int, str], tokenizer: Any) -> None:
     if different:
         raise VocabularyError(
             f"the base's server does not share token ids ({len(different)} differences among {len(named)} ids; "
-            f"{'; '.join(different[:_SHOWN])}): {_WAY_OUT}"
+            f"{'; '.join(different[:_SHOWN])}): {WAY_OUT}"
         )
 
 
-def require_same_tokens(sender: Sender, settings: RemoteSettings, tokenizer: Any) -> None:
+def require_same_tokens(client: Client, settings: RemoteSettings, tokenizer: Any) -> None:
     """Raise VocabularyError where a text with much in it becomes other tokens at the server.
 
     Its /tokenize tells them, as vLLM has it; else the number of tokens that it counts for a prompt must be ours.
     """
     plain = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
-    theirs = _tokenized(sender, settings)
+    theirs = _tokenized(client, settings)
     if theirs is not None:
         _require_equal(plain, theirs, tokenizer)
         return
     full = len(tokenizer(_PROBE)["input_ids"])
-    num_read = _num_read(sender, settings, Cost(full, 1))
+    num_read = _num_read(client, settings, Cost(full, 1))
     if num_read not in (None, len(plain), full):
         raise VocabularyError(
-            f"the base's server reads {num_read} tokens in a text where the tokenizer reads {full}: {_WAY_OUT}"
+            f"the base's server reads {num_read} tokens in a text where the tokenizer reads {full}: {WAY_OUT}"
         )
 
 
-def _tokenized(sender: Sender, settings: RemoteSettings) -> list[int] | None:
+def _tokenized(client: Client, settings: RemoteSettings) -> list[int] | None:
     """Return the server's ids of the probe text, None where it does not tell."""
     root = settings.base_url.removesuffix("/v1")
 
@@ -80,12 +80,12 @@ def _tokenized(sender: Sender, settings: RemoteSettings) -> list[int] | None:
     # llama.cpp calls the text content.
     body = {"model": settings.model, "prompt": _PROBE, "content": _PROBE, "add_special_tokens": False}
     try:
-        return sender.fetch("POST", f"{root}/tokenize", body, read, max_retries=1)
+        return client.fetch("POST", f"{root}/tokenize", body, read, max_retries=1)
     except RemoteError:
         return None
 
 
-def _num_read(sender: Sender, settings: RemoteSettings, cost: Cost) -> int | None:
+def _num_read(client: Client, settings: RemoteSettings, cost: Cost) -> int | None:
     """Return how many tokens the server counts in the probe text, None where it does not tell."""
 
     def read(answer: Any) -> int | None:
@@ -94,7 +94,7 @@ def _num_read(sender: Sender, settings: RemoteSettings, cost: Cost) -> int | Non
 
     body = {"model": settings.model, "prompt": _PROBE, "max_tokens": 1}
     try:
-        return sender.complete(Call(body, read, cost))
+        return client.submit(client.complete(Call(body, read, cost))).result()
     except RemoteBudgetError:
         raise
     except (RemoteError, TransientError):
@@ -112,4 +112,4 @@ def _require_equal(ours: list[int], theirs: list[int], tokenizer: Any) -> None:
             f"token {place} is id {theirs[place]} at the server and id {ours[place]} "
             f"({token_text(tokenizer, ours[place])!r}) in the tokenizer"
         )
-    raise VocabularyError(f"the base's server cuts a text into other tokens ({where}): {_WAY_OUT}")
+    raise VocabularyError(f"the base's server cuts a text into other tokens ({where}): {WAY_OUT}")

@@ -1,6 +1,6 @@
 """The demo trio's base behind servers, clients of them, and a clock that does not wait."""
 
-import threading
+import asyncio
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxytune.demo import trio_path
+from proxytune.remote.client import Clock
 from proxytune.remote.distribution import Distribution, Query
 from proxytune.remote.model import RemoteModel
-from proxytune.remote.pacing import Clock
 from proxytune.remote.settings import RemoteSettings
 from tests.remote.completions_server import CompletionsServer
 
@@ -91,15 +91,13 @@ class VirtualClock(Clock):
     def __init__(self) -> None:
         self.waits: list[float] = []
         self._now = 0.0
-        self._lock = threading.Lock()
 
     def now(self) -> float:
         """Return the sum of all waits."""
-        with self._lock:
-            return self._now
+        return self._now
 
-    def wait(self, seconds: float, closed: threading.Event) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Let time pass."""
-        with self._lock:
-            self._now += seconds
-            self.waits.append(seconds)
+        self._now += seconds
+        self.waits.append(seconds)
+        await asyncio.sleep(0)

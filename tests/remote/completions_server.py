@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 STANDARD = frozenset({"model", "prompt", "max_tokens", "temperature", "top_p", "n", "logprobs", "echo", "stop", "seed"})
-VLLM = STANDARD | {"prompt_logprobs", "return_tokens_as_token_ids", "add_special_tokens"}
+VLLM = STANDARD | {"prompt_logprobs", "return_tokens_as_token_ids", "return_token_ids", "add_special_tokens"}
 _LEAST = -9999.0  # what vLLM writes for -inf, which JSON does not have
 
 
@@ -241,6 +241,8 @@ class CompletionsServer:
             "finish_reason": "length",
             "logprobs": None if count is None else self._logprobs(places, count, names),
         }
+        if body.get("return_token_ids"):
+            choice["prompt_token_ids"] = list(ids)
         if (wanted := body.get("prompt_logprobs")) is not None:
             choice["prompt_logprobs"] = [None, *map(self._prompt_entry, ids[1:], rows[:-1], [wanted] * (len(ids) - 1))]
         return choice

@@ -120,3 +120,35 @@ def test_question_checks_itself(count: int) -> None:
     """There are as many positions as tokens, and at least one."""
     with pytest.raises(InputError, match=f"num_positions is {count} for 3 tokens"):
         Query((1, 2, 3), count)
+
+
+@pytest.mark.parametrize("shift", [5000, -1000])
+def test_ids_that_no_token_has(shift: int) -> None:
+    """Probability on ids outside the vocabulary is a fault, not a distribution without them."""
+    top = {f"token_id:{index + shift}": -0.5 - index for index in range(3)}
+    with pytest.raises(TransientError, match="outside the vocabulary"):
+        reader().generated(choice(top, f"token_id:{shift}"))
+
+
+def test_rows_that_pad_the_head_are_left_out() -> None:
+    """Ids beyond the tokenizer's with next to no probability are what a padded head has."""
+    found = reader().generated(choice({"token_id:5": -0.01, "token_id:9": -5.0, "token_id:5000": -12.0}))
+    assert found.token_ids.tolist() == [5, 9]
+
+
+def test_echo_of_another_prompt() -> None:
+    """Tokens that come back must be those that were sent."""
+    tokens = ["token_id:3", "token_id:4", "token_id:5"]
+    answer = {"logprobs": {"tokens": tokens, "top_logprobs": [None, TOP, TOP]}}
+    assert len(reader().echoed(answer, [3, 4], 2)) == 2
+    with pytest.raises(TransientError, match="another prompt"):
+        reader().echoed(answer, [3, 6], 2)
+
+
+def test_prompt_logprobs_of_another_prompt() -> None:
+    """VLLM's entry for a position has the prompt's token."""
+    entries = [None, {"5": {"logprob": -0.5}, "9": {"logprob": -1.5}}]
+    answer = {"prompt_logprobs": entries, **choice(TOP)}
+    assert len(reader().of_prompt(answer, [3, 9], 2)) == 2
+    with pytest.raises(TransientError, match="another prompt"):
+        reader().of_prompt(answer, [3, 7], 2)

@@ -1,20 +1,20 @@
 """Connections are kept, taken back rows are not repeated, and closing ends what is in flight."""
 
+import asyncio
 import subprocess
 import sys
 import threading
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import wait
 
 import pytest
 
 from proxytune.errors import RemoteError
-from proxytune.remote.workers import Workers, gathered
 from tests.remote.clients import VirtualClock, answers, client, queries, server
 from tests.remote.faulty_proxy import FaultyProxy
 
 
 def test_connections_are_kept() -> None:
-    """200 requests of 8 threads open at most 8 connections."""
+    """200 requests, 8 at once, open at most 8 connections."""
     with server(max_logprobs=20) as found:
         model = client(found.url, max_in_flight=8)
         answers(model, queries() * 50)
@@ -69,12 +69,13 @@ class HeldClock(VirtualClock):
         self.reached = threading.Event()
         self.let_go = threading.Event()
 
-    def wait(self, seconds: float, closed: threading.Event) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Wait for the test, if it says so."""
-        super().wait(seconds, closed)
+        await super().sleep(seconds)
         if self.is_held:
             self.reached.set()
-            self.let_go.wait(60)
+            while not self.let_go.is_set():
+                await asyncio.sleep(0.01)
 
 
 def test_interpreter_ends_although_a_server_stalls() -> None:
@@ -119,46 +120,3 @@ def test_client_that_nobody_holds_ends_its_threads() -> None:
         for thread in threads:
             thread.join(60)
         assert not any(thread.is_alive() for thread in threads)
-
-
-def test_gathered_results_keep_their_order() -> None:
-    """Parts that end in any order make one list in theirs; the first error ends the whole and cancels the others."""
-    parts: list[Future[list[int]]] = [Future() for _ in range(3)]
-    whole = gathered(parts)
-    for place in (2, 0, 1):
-        assert not whole.done()
-        parts[place].set_result([place, place])
-    assert whole.result(timeout=1) == [0, 0, 1, 1, 2, 2]
-    failing: list[Future[list[int]]] = [Future() for _ in range(3)]
-    broken = gathered(failing)
-    failing[1].set_exception(RemoteError("no"))
-    assert failing[0].cancelled()
-    assert failing[2].cancelled()
-    assert isinstance(broken.exception(timeout=1), RemoteError)
-    left: list[Future[list[int]]] = [Future() for _ in range(2)]
-    given_up = gathered(left)
-    assert given_up.cancel()
-    assert all(part.cancelled() for part in left)
-    with pytest.raises(CancelledError):
-        given_up.result(timeout=1)
-
-
-def test_workers_start_no_more_threads_than_allowed() -> None:
-    """Of 20 jobs never more than 3 run at once, and all have their own result."""
-    workers = Workers(3)
-    running, most, lock = [0], [0], threading.Lock()
-
-    def job(number: int) -> int:
-        with lock:
-            running[0] += 1
-            most[0] = max(most[0], running[0])
-        threading.Event().wait(0.005)
-        with lock:
-            running[0] -= 1
-        return number * number
-
-    futures = [workers.submit(lambda _, number=number: job(number)) for number in range(20)]
-    assert [future.result(timeout=60) for future in futures] == [number * number for number in range(20)]
-    assert most[0] <= 3
-    workers.stop(RemoteError("closed"))
-    workers.join()

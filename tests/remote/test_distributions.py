@@ -184,7 +184,7 @@ def test_echo_is_not_trusted_where_names_fell_together() -> None:
         }
     }
     with pytest.raises(UnclearError):
-        reader.echoed(choice, 1, 1)
+        reader.echoed(choice, token_ids("The"), 1)
     choice["logprobs"]["tokens"][1] = " the"
-    [clear] = reader.echoed(choice, 1, 1)
+    [clear] = reader.echoed(choice, token_ids("The"), 1)
     assert len(clear.token_ids) == 2

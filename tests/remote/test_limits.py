@@ -1,34 +1,30 @@
-"""The limit per second and the budgets hold over all threads, exactly."""
+"""The limit per second and the budgets hold over all rows, exactly."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 
 import pytest
 
 from proxytune.errors import RemoteBudgetError
-from proxytune.remote.ledger import Cost, Ledger
-from proxytune.remote.pacing import Pace
+from proxytune.remote.budget import Budget, Cost
+from proxytune.remote.client import RateLimiter
 from tests.remote.clients import VirtualClock, client, queries, require_likeliest, server
 from tests.remote.faulty_proxy import FaultyProxy
 
 
-def test_pace_spaces_requests_of_all_threads() -> None:
-    """By a clock of the test's own: 40 requests at 5 per second, from 8 threads, take the moments 0, 0.2 … 7.8 s."""
-    clock = VirtualClock()
-    pace = Pace(5.0, clock)
-    with ThreadPoolExecutor(8) as pool:
-        moments = sorted(pool.map(lambda _: pace.reserve(), range(40)))
-    assert moments == pytest.approx([0.2 * place for place in range(40)])
+def test_limiter_spaces_requests() -> None:
+    """By a clock of the test's own: 40 requests at 5 per second take the moments 0, 0.2 … 7.8 s."""
+    limiter = RateLimiter(5.0, VirtualClock())
+    assert [limiter.reserve() for _ in range(40)] == pytest.approx([0.2 * place for place in range(40)])
 
 
-def test_pace_saves_nothing_up() -> None:
+def test_limiter_saves_nothing_up() -> None:
     """A minute without requests earns no burst: the second request behind it waits again."""
     clock = VirtualClock()
-    pace = Pace(2.0, clock)
-    assert pace.reserve() == 0.0
-    clock.wait(60.0, threading.Event())
-    assert [pace.reserve(), pace.reserve()] == [0.0, 0.5]
-    assert Pace(None, clock).reserve() == 0.0
+    limiter = RateLimiter(2.0, clock)
+    assert limiter.reserve() == 0.0
+    asyncio.run(clock.sleep(60.0))
+    assert [limiter.reserve(), limiter.reserve()] == [0.0, 0.5]
+    assert RateLimiter(None, clock).reserve() == 0.0
 
 
 def test_client_keeps_to_its_requests_per_second() -> None:
@@ -44,7 +40,7 @@ def test_client_keeps_to_its_requests_per_second() -> None:
     assert model.usage.waited_s == pytest.approx(clock.now())
 
 
-def test_budget_of_requests_is_exact_under_sixteen_threads() -> None:
+def test_budget_of_requests_is_exact_of_sixteen_at_once() -> None:
     """Of 60 rows exactly as many are sent as the budget has left; the others end unsent, nothing received is lost."""
     with server(max_logprobs=20) as found:
         spent = client(found.url).usage.num_requests
@@ -77,7 +73,7 @@ def test_budget_counts_retries() -> None:
 
 
 def test_budget_of_tokens_is_never_exceeded() -> None:
-    """The tokens that the server counts stay within max_tokens, with 16 threads, and what is left is too little."""
+    """The tokens that the server counts stay within max_tokens, with 16 in flight, and what is left is too little."""
     with server(max_logprobs=20) as found:
         first = client(found.url)
         spent = first.usage.num_tokens
@@ -100,14 +96,12 @@ def test_budget_too_small_for_construction() -> None:
         client(found.url, max_requests=1)
 
 
-def test_ledger_settles_what_was_set_aside() -> None:
-    """By hand: 10 of 25 set aside leave room for 15, not for 16; what was spent counts, the rest comes free."""
-    ledger = Ledger(None, 25)
-    ledger.reserve(Cost(9, 1), is_retry=False)
+def test_budget_counts_what_was_spent() -> None:
+    """By hand: 10 of 25 set aside leave 15, not 16; what was spent counts, the rest comes free."""
+    budget = Budget(None, 25)
+    budget.reserve(Cost(9, 1), is_retry=False)
     with pytest.raises(RemoteBudgetError, match="15 left, and the next request needs 16"):
-        ledger.reserve(Cost(15, 1), is_retry=False)
-    ledger.settle(Cost(9, 1), Cost(4, 1))
-    ledger.reserve(Cost(19, 1), is_retry=True)
-    assert (ledger.usage.num_requests, ledger.usage.num_retries, ledger.usage.num_tokens) == (2, 1, 5)
-    ledger.withdraw(Cost(19, 1), is_retry=True)
-    assert (ledger.usage.num_requests, ledger.usage.num_retries) == (1, 0)
+        budget.reserve(Cost(15, 1), is_retry=False)
+    budget.commit(Cost(9, 1), Cost(4, 1))
+    budget.reserve(Cost(19, 1), is_retry=True)
+    assert (budget.usage.num_requests, budget.usage.num_retries, budget.usage.num_tokens) == (2, 1, 5)
