@@ -11,6 +11,7 @@ from proxytune.checkpoints import load_tokenizer
 from proxytune.completion import Completion, Request, Score
 from proxytune.detokenize import TextStream
 from proxytune.errors import ContextLengthError, OptionError, OutputError
+from proxytune.hf.folder import local_folder, push
 from proxytune.hf.loading import (
     config_of,
     load_config,
@@ -150,6 +151,7 @@ class ProxyGenerator:
         dtype: Any = None,
         device_map: Any = None,
         quantization: Any = None,
+        revision: str | None = None,
         trust_remote_code: bool = False,
         tokenizer: Any = None,
         runtime: RuntimeName = "hf",
@@ -161,7 +163,7 @@ class ProxyGenerator:
         """Load what `save_pretrained` wrote; what is given here takes the place of what is stored.
 
         Args:
-            folder: The proxy folder.
+            folder: The proxy folder, or its hub id.
             base_url: Of a base behind an API. Such a base is sent no key unless you name its server here, too.
             alpha: One number, or one per pair.
             base_prompt: Format of the base.
@@ -170,6 +172,7 @@ class ProxyGenerator:
             dtype: For every role.
             device_map: For every role, as in transformers.
             quantization: For every role.
+            revision: Of the proxy folder on the hub.
             trust_remote_code: Never stored, so it must be asked for again.
             tokenizer: In place of the one in the folder.
             runtime: As in the constructor.
@@ -181,7 +184,8 @@ class ProxyGenerator:
         Raises:
             RoleNotFoundError: No proxy folder there, or a role it names is gone.
         """
-        config = load_config(folder, base_url=base_url)
+        config = load_config(folder, base_url=base_url, revision=revision)
+        folder = local_folder(folder, revision)
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
         for name, value in formats.items():
             if value is not None:
@@ -224,6 +228,19 @@ class ProxyGenerator:
             self.tokenizer.save_pretrained(str(folder))
         except OSError as error:
             raise OutputError(f"cannot write the proxy folder {str(folder)!r}: {error.strerror or error}.") from error
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the proxy folder to the hub, where `from_pretrained(repo_id)` finds it; return the commit's URL.
+
+        Args:
+            repo_id: "user/name".
+            **options: `private`, `token`, `revision`, `commit_message`, `create_pr`.
+
+        Raises:
+            RoleError: A role is a folder of this machine, which nobody else has.
+            OutputError: The hub refuses, or cannot be reached.
+        """
+        return push(repo_id, self.save_pretrained, self.model.config, **options)
 
     def generate(self, prompts: Prompt | Iterable[Prompt], **options: Unpack[OptionKwargs]) -> list[Completion]:
         """Return the completions of all prompts, in their order.

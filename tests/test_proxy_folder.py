@@ -177,7 +177,7 @@ class TestBadFolders:
 
     def test_an_ordinary_model_folder(self, folders: dict[str, Path]) -> None:
         """A plain model is not a proxy folder."""
-        with pytest.raises(RoleError, match="not a proxy folder"):
+        with pytest.raises(RoleError, match="no proxy folder"):
             ProxyGenerator.from_pretrained(folders["base"])
 
     def test_a_role_that_has_gone(self, folder: Path) -> None:

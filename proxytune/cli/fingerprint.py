@@ -52,7 +52,13 @@ def settings_of(choice: "RoleChoice", command: str, options: Mapping[str, Any] |
         "runtime": choice.runtime,
         **{name: value for name, value in decoding.items() if name not in _FREE_OPTIONS},
     }
-    return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
+    return _as_json(settings)
+
+
+def _as_json(settings: Settings) -> dict[str, Any]:
+    """Return what a file gives back of these settings: lists in place of tuples."""
+    copied: dict[str, Any] = json.loads(json.dumps(settings))
+    return copied
 
 
 def path_beside(output: Path) -> Path:
@@ -71,7 +77,8 @@ def require_same(output: Path, settings: Settings) -> None:
     path = path_beside(output)
     way_out = "resume with the options that made the file, or replace it by --overwrite"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        # Options that are younger than the file had their defaults.
+        stored = _as_json(asdict(GenerationOptions())) | json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"nothing tells with which models and options {str(output)!r} was made ({str(path)!r} is missing or "
@@ -87,7 +94,7 @@ def _difference(stored: Any, present: Any, name: str) -> str | None:
     if isinstance(stored, Mapping) and isinstance(present, Mapping):
         if "content" in stored and "content" in present and stored["content"] != present["content"]:
             return f"{name} was {stored['folder']!r} with other files, and is {present['folder']!r} now"
-        for key in dict.fromkeys([*stored, *present]):
+        for key in present:
             # A folder may have moved; its content tells.
             if key != "folder" and (found := _difference(stored.get(key), present.get(key), key)) is not None:
                 return found

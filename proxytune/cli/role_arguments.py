@@ -102,7 +102,9 @@ def add_role_arguments(
     group.add_argument("--expert", metavar="MODEL", help="M+: the small tuned model, or a peft adapter over the anti")
     group.add_argument("--anti", metavar="MODEL", help="M-: the small model before tuning")
     if has_model:
-        group.add_argument("--model", metavar="FOLDER", help="in place of the three: what `proxytune save` wrote")
+        group.add_argument(
+            "--model", metavar="FOLDER", help="in place of the three: what `proxytune save` wrote, or its hub id"
+        )
     group.add_argument("--alpha", type=float, metavar="NUMBER", help="strength of steering (1.0; 0 is the base alone)")
     group.add_argument("--tokenizer", metavar="MODEL", help="for all roles, where the models come without")
     if has_formats:
@@ -186,6 +188,7 @@ def _add_loading(group: Any) -> None:
 
 def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> RoleChoice:
     from proxytune.checkpoints import load_tokenizer
+    from proxytune.hf.folder import local_folder
     from proxytune.hf.loading import base_of, load_config
     from proxytune.roles import Pair, Role
 
@@ -196,6 +199,7 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
             raise
         reason = " ".join(str(error).split())
         raise RoleError(f"the config.json of {folder!r} cannot be read: {reason[:300]}") from error
+    folder = str(local_folder(folder))
     pairs = []
     for number, entry in enumerate(config.pairs or []):
         expert, anti = (Role(**{**entry[role], **_settings(args, role)}) for role in ("expert", "anti"))

@@ -19,6 +19,9 @@ EXAMPLE = """\
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     command.add_argument("--output", metavar="FOLDER", required=True, help="the folder to write")
+    command.add_argument(
+        "--push-to-hub", metavar="USER/NAME", help="upload the folder, too; roles must be hub ids then"
+    )
     command.add_argument("--overwrite", action="store_true", help="write into the folder even if it holds something")
     add_role_arguments(command, has_model=False, has_runtime=False, has_remote=True)
 
@@ -30,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     _require_writable(folder, may_overwrite=args.overwrite)
     with choice.loaded() as generator:
         generator.save_pretrained(folder)
+        if args.push_to_hub:
+            note(f"pushed: {generator.push_to_hub(args.push_to_hub)}")
     note(f"wrote {str(folder)!r}.")
     return 0
 

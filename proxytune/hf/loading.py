@@ -1,7 +1,6 @@
 """From roles to a composite and back: loading every distinct model once, and the proxy folder."""
 
 import copy
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from transformers import GenerationConfig
 
 from proxytune.adapters import changes_base, is_plain_lora, load_adapter, read_adapter_config
 from proxytune.checkpoints import load_model, load_tokenizer, require_files
-from proxytune.errors import ProxyTuneWarning, RoleError, RoleNotFoundError
+from proxytune.errors import ProxyTuneWarning, RoleError
 from proxytune.hf.adapter_probe import probe_logits, require_shareable
 from proxytune.hf.configuration import ProxyTunedConfig
+from proxytune.hf.folder import AUTO_MAP, local_folder, relative_source, resolve_source, write_card, write_code
 from proxytune.hf.remote_base import RemoteCausalLM, connect
 from proxytune.hf.remote_folder import remote_settings, resolve_server, stored_settings
 from proxytune.hf.role import Adapted
@@ -85,20 +85,19 @@ def stored(role: Role) -> dict[str, Any]:
 
 
 def load_config(
-    folder: Any, config: ProxyTunedConfig | None = None, *, base_url: str | None = None
+    folder: Any, config: ProxyTunedConfig | None = None, *, base_url: str | None = None, revision: str | None = None
 ) -> ProxyTunedConfig:
     """Return the config of a proxy folder (or the one given in its place), with the folders it names made absolute.
 
-    `base_url` takes the place of the stored one of a base behind an API; without it no key will be sent there.
+    `folder` may be a hub id, of which `revision` is a branch, tag or commit. `base_url` takes the place of the stored
+    one of a base behind an API; without it no key will be sent there.
 
     Raises:
         RoleNotFoundError: No proxy folder there.
         RoleError: It names no base and pairs, or something else besides.
         OptionError: An α is no finite number, or there is no such rule.
     """
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise RoleNotFoundError(f"{str(path)!r} is no proxy folder (no config.json): make one with save_pretrained.")
+    path = local_folder(folder, revision)
     config = ProxyTunedConfig.from_pretrained(str(path)) if config is None else copy.deepcopy(config)
     if not config.base or not config.pairs:
         raise RoleError(f"{str(path / 'config.json')!r} names no base and pairs: it is not a proxy folder.")
@@ -111,9 +110,8 @@ def load_config(
     _ = config.alphas
     rule_named(config.rule)
     for entry in _role_entries(config):
-        source = path / entry["source"]
-        if not Path(entry["source"]).is_absolute() and source.exists():
-            entry["source"] = str(source.resolve())
+        if not entry["source"].startswith("openai:"):
+            entry["source"] = resolve_source(entry["source"], path, is_downloaded=not Path(folder).is_dir())
     return config
 
 
@@ -141,7 +139,7 @@ def stored_generation_config(folder: Any) -> GenerationConfig | None:
 
 
 def save_composite(composite: Any, folder: Any) -> None:
-    """Write config.json and generation_config.json; folders below the proxy folder are named relative to it."""
+    """Write a proxy folder's configs, its code for Auto classes and its card; no weights."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     config = ProxyTunedConfig(**{**composite.config.to_dict()})
@@ -150,12 +148,12 @@ def save_composite(composite: Any, folder: Any) -> None:
             raise RoleError(
                 "a role was passed as a loaded model without a name: save that model to a folder and pass the folder."
             )
-        source = Path(entry["source"])
-        if source.exists():
-            is_below = source.resolve().is_relative_to(path.resolve())
-            entry["source"] = os.path.relpath(source.resolve(), path.resolve()) if is_below else str(source.resolve())
+        entry["source"] = relative_source(entry["source"], path)
+    config.auto_map = dict(AUTO_MAP)
     config.save_pretrained(str(path))
     composite.generation_config.save_pretrained(str(path))
+    write_code(path)
+    write_card(path, config)
 
 
 def _is_well_formed(config: ProxyTunedConfig) -> bool:

@@ -6,6 +6,7 @@ processors and streamers works on it unchanged, and so does whatever takes a cau
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from proxytune.errors import OptionError, RuntimeUnsupportedError, UnknownOption
 from proxytune.hf.cache import CompositeCache, new_cache
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.finite import require_finite
+from proxytune.hf.folder import local_folder, push
 from proxytune.hf.loading import (
     load_config,
     load_models,
@@ -115,30 +117,38 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
 
         `config` and `base_url` are as in `proxytune.hf.loading.load_config`, `tokenizer` as in `load_models`.
         """
-        folder = str(pretrained_model_name_or_path)
-        config = load_config(folder, config, base_url=base_url)
+        name = str(pretrained_model_name_or_path)
+        revision = kwargs.pop("revision", None)  # of the proxy folder; the roles have their own
+        config = load_config(name, config, base_url=base_url, revision=revision)
+        folder = local_folder(name, revision)
         if config._attn_implementation is not None:
             kwargs.setdefault("attn_implementation", config._attn_implementation)
         role_fields = {key: kwargs.pop(key) for key in _ROLE_FIELDS if key in kwargs}
-        for internal in ("adapter_kwargs", "_from_auto", "_commit_hash", "generation_config"):
+        for internal in ("adapter_kwargs", "_from_auto", "_commit_hash", "generation_config", "code_revision"):
             kwargs.pop(internal, None)
         base, pairs = roles_of(config, **role_fields, model_kwargs=kwargs)
         if tokenizer is None and base.is_remote:
-            tokenizer = load_tokenizer(Role(folder))
+            tokenizer = load_tokenizer(Role(str(folder)))
         composite = cls.from_roles(base, pairs, config, tokenizer)
         composite.generation_config = stored_generation_config(folder) or composite.generation_config
-        composite.name_or_path = config.name_or_path = folder
+        composite.name_or_path = config.name_or_path = name
         # A role that lacks a tensor, or has one of another shape, is an error: there is nothing left to tell.
         info = {name: set[str]() for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         return (composite, {**info, "error_msgs": []}) if output_loading_info else composite
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Write the proxy folder: config and generation config, no weights.
+        """Write the proxy folder: configs, card, and code for Auto classes, no weights.
 
         Raises:
             RoleError: A role was passed as a loaded model that was never saved, so there is nothing to refer to.
         """
         save_composite(self, save_directory)
+        if kwargs.get("push_to_hub"):
+            self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name, token=kwargs.get("token"))
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the proxy folder, as `proxytune.hf.folder.push` does; the tokenizer is pushed by itself."""
+        return push(repo_id, self.save_pretrained, self.config, **kwargs)
 
     @property
     def base(self) -> Any:

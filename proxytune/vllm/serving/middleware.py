@@ -65,7 +65,7 @@ def _may_enter(scope: Message) -> bool:
     tokens = [key for key in (scope["app"].state.args.api_key or [envs.VLLM_API_KEY]) if key]
     if not tokens or scope.get("method") == "OPTIONS" or _path(scope) in _OPEN:
         return True
-    return AuthenticationMiddleware(None, tokens).verify_token(Headers(scope=scope))
+    return bool(AuthenticationMiddleware(None, tokens).verify_token(Headers(scope=scope)))
 
 
 async def _body(receive: Receive) -> bytes | None:
