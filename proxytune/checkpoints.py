@@ -11,6 +11,7 @@ from proxytune.folder_checks import (
     require_sound_files,
     weight_files,
 )
+from proxytune.gguf_file import dequantizing, gguf_path, prepend_bos, require_gguf
 from proxytune.library_errors import reason_of
 from proxytune.roles import Role, looks_local, peft_config_of
 
@@ -76,10 +77,10 @@ def read_config(role: Role, name: str) -> Any:
     require_files(role, name)
     source = str(role.source)
     try:
-        if not Path(source).is_dir():
+        if not Path(source).is_dir() and role.gguf_file is None:
             entry, _ = PreTrainedConfig.get_config_dict(source, revision=role.revision)
             require_bounded_counts(entry, f"the config of {name} {source!r}")
-        return AutoConfig.from_pretrained(source, revision=role.revision, trust_remote_code=role.trust_remote_code)
+        return AutoConfig.from_pretrained(source, **role.location)
     except ProxyTuneError:
         raise
     except Exception as error:
@@ -97,12 +98,15 @@ def load_tokenizer(role: Role) -> Any | None:
     source = role.name_or_path
     if not source or role.is_remote:
         return None
-    if Path(source).is_dir():
+    if role.gguf_file is None and Path(source).is_dir():
         require_sound_files(Path(source), "the folder")
-    if not _has_tokenizer(source, role.revision):
+    if role.gguf_file is None and not _has_tokenizer(source, role.revision):
         return None
     try:
-        return AutoTokenizer.from_pretrained(source, revision=role.revision, trust_remote_code=role.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, **role.location)
+        if role.gguf_file is None:
+            return tokenizer
+        return prepend_bos(tokenizer, gguf_path(source, role.gguf_file, role.revision))
     except Exception as error:
         raise RoleError(
             f"the tokenizer of {source!r} cannot be loaded, so its token ids cannot be compared ({reason_of(error)}): "
@@ -120,6 +124,11 @@ def require_files(role: Role, name: str) -> None:
     if role.is_loaded or role.is_remote:
         return
     path = Path(str(role.source))
+    if role.gguf_file is not None:
+        require_gguf(role.gguf_file)
+        if not (path / role.gguf_file).is_file() and (path.is_dir() or str(path).count("/") != 1):
+            raise RoleNotFoundError(f"{name} file {str(path / role.gguf_file)!r} does not exist: check the path.")
+        return
     if path.is_dir():
         require_sound_files(path, name)
         if role.is_adapter:
@@ -159,7 +168,7 @@ def _require_size_of_files(role: Role, name: str, config: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = Path(str(role.source))
-    if not folder.is_dir():
+    if not folder.is_dir() or role.gguf_file is not None:
         return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=role.trust_remote_code)
@@ -201,10 +210,11 @@ def _load_kwargs(role: Role) -> dict[str, Any]:
     kwargs = {
         "dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
         "device_map": device_map,
-        "revision": role.revision,
-        "trust_remote_code": role.trust_remote_code,
+        **role.location,
         **role.model_kwargs,
     }
+    if role.gguf_file is not None:
+        kwargs["quantization_config"] = dequantizing()
     if role.quantization is not None:
         kwargs["quantization_config"] = _quantization_config(role)
     return {key: value for key, value in kwargs.items() if value is not None}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from proxytune.errors import OptionError, RoleError, UnknownOptionError
+from proxytune.gguf_file import is_gguf
 from proxytune.options import check_alpha
 from proxytune.remote.settings import RemoteSettings, remote_model_name
 
@@ -19,6 +20,7 @@ _LOADING = (
     "revision",
     "trust_remote_code",
     "trust_adapter_base",
+    "gguf_file",
     "model_kwargs",
 )
 
@@ -28,8 +30,8 @@ class Role:
     """One of base, expert and anti, and how to load it.
 
     Attributes:
-        source: Hub id, local folder, a loaded model, or (for an expert) a peft adapter or `PeftModel` over its anti.
-            Of a base behind an API its `RemoteSettings`; then nothing below may be given.
+        source: Hub id, local folder, the path of a GGUF file, a loaded model, or (for an expert) a peft adapter or
+            `PeftModel` over its anti. Of a base behind an API its `RemoteSettings`; then nothing below may be given.
         dtype: `"bfloat16"`, a torch dtype, or `"auto"` (what the weights are stored in).
         device_map: As in transformers; None is the first GPU, or the CPU.
         quantization: `"4bit"` or `"8bit"` (bitsandbytes), a transformers quantisation config, or its dict. A model that
@@ -37,6 +39,8 @@ class Role:
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run code that comes with the model. Never stored in a proxy folder.
         trust_adapter_base: Take an adapter even though it names another base than the anti (its folder moved).
+        gguf_file: Name of a GGUF file in `source`, a folder or hub id, whose weights are then dequantised. A path that
+            ends in .gguf is both.
         model_kwargs: Anything else for transformers' `from_pretrained`, `attn_implementation` for instance.
     """
 
@@ -47,9 +51,11 @@ class Role:
     revision: str | None = None
     trust_remote_code: bool = False
     trust_adapter_base: bool = False
+    gguf_file: str | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._settle_gguf_file()
         if isinstance(self.quantization, str) and self.quantization not in QUANTIZATIONS:
             raise OptionError(f"quantization is {self.quantization!r}: it must be one of {', '.join(QUANTIZATIONS)}.")
         if isinstance(self.dtype, str) and self.dtype not in _DTYPES:
@@ -60,6 +66,28 @@ class Role:
                 raise OptionError(
                     f"{given} was given for a base behind an API, which is loaded by its server: leave it out there."
                 )
+
+    def _settle_gguf_file(self) -> None:
+        """Split the path of a GGUF file into folder and file.
+
+        Raises:
+            OptionError: Two files, or a setting that a GGUF file leaves no choice in.
+        """
+        if is_gguf(self.source):
+            path = Path(str(self.source))
+            if self.gguf_file not in (None, path.name):
+                raise OptionError(f"gguf_file is {self.gguf_file!r}, and the source names {path.name!r}: give one.")
+            object.__setattr__(self, "source", str(path.parent))
+            object.__setattr__(self, "gguf_file", path.name)
+        if self.gguf_file is None:
+            return
+        if self.is_loaded:
+            raise OptionError(f"gguf_file is {self.gguf_file!r} for a model that is loaded already: leave it out.")
+        if self.quantization is not None:
+            raise OptionError(
+                f"quantization={self.quantization!r} with the GGUF file {self.gguf_file!r}, whose weights are "
+                "dequantised as they are read: leave it out, or save the model to a folder first."
+            )
 
     @classmethod
     def of(cls, source: Any, name: str, *, base_url: str | None = None, **defaults: Any) -> "Role":
@@ -115,9 +143,15 @@ class Role:
         return str(self.source.name_or_path or "") if peft_config is None else ""
 
     @property
+    def location(self) -> dict[str, Any]:
+        """What `from_pretrained` of a config or tokenizer is told beside `name_or_path`."""
+        found: dict[str, Any] = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return found if self.gguf_file is None else {**found, "gguf_file": self.gguf_file}
+
+    @property
     def is_adapter(self) -> bool:
         """True if this is a peft adapter over another model."""
-        if self.is_remote:
+        if self.is_remote or self.gguf_file is not None:
             return False
         if self.is_loaded:
             return peft_config_of(self.source) is not None

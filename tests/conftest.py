@@ -76,7 +76,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in ("base", "expert", "anti", "lora")}
 
 
-def save_adapter(anti: Path, folder: Path, *, seed: int) -> None:
+def save_adapter(anti: Path, folder: Path, *, seed: int, std: float = 0.4) -> None:
     """Save a LoRA adapter over a saved model, with random weights on both sides (a new one's product is zero)."""
     from peft import LoraConfig, get_peft_model
 
@@ -85,5 +85,5 @@ def save_adapter(anti: Path, folder: Path, *, seed: int) -> None:
     draws = torch.Generator().manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
-            parameter.data.normal_(std=0.4, generator=draws)
+            parameter.data.normal_(std=std, generator=draws)
     adapted.save_pretrained(folder)

@@ -170,7 +170,7 @@ def _with_formats(base: Role, pairs: Sequence[Pair], formats: Any) -> Iterable[t
 
 def _key(role: Role) -> tuple[str, ...]:
     """Return what makes two roles one loaded model."""
-    return (role.name_or_path, str(role.dtype), str(role.quantization), str(role.revision))
+    return (role.name_or_path, str(role.dtype), str(role.quantization), str(role.revision), str(role.gguf_file))
 
 
 def _weight_bytes(model: Any, dtype: torch.dtype, quantization: str | None) -> int:

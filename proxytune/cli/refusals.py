@@ -89,7 +89,5 @@ def _whole_models(choice: RoleChoice) -> Iterator[tuple[str, Role]]:
 def _config(role: Role) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
-        role.name_or_path, revision=role.revision, trust_remote_code=role.trust_remote_code
-    )
+    config = AutoConfig.from_pretrained(role.name_or_path, **role.location)
     return config.get_text_config(decoder=True)

@@ -22,7 +22,7 @@ from proxytune.options import check_alpha
 from proxytune.roles import Pair, Role
 from proxytune.rules import DEFAULT, rule_named
 
-_STORED = ("dtype", "quantization", "revision", "trust_adapter_base")
+_STORED = ("dtype", "quantization", "revision", "trust_adapter_base", "gguf_file")
 _PAIR = ("expert", "anti")
 
 

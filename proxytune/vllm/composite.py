@@ -94,6 +94,8 @@ def unsupported_reason(base: Role, pairs: Sequence[tuple[Role, Role]]) -> str | 
 def _role_unsupported_reason(name: str, role: Role) -> str | None:
     if role.is_loaded:
         return f"{name} is a loaded model, and vLLM loads models itself: pass its folder or hub id, or {_HF}"
+    if role.gguf_file is not None:
+        return f"{name} is the GGUF file {role.gguf_file!r}, and its roles share one kind of weights here: {_HF}"
     if role.device_map is not None:
         return f"device_map={role.device_map!r} of {name}: vLLM places models itself; leave it out, or {_HF}"
     if role.quantization is not None:
