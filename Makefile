@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
 PACKAGES := proxytune neft benchmarks tests examples
 
-.PHONY: demo test check format clean gpu
+.PHONY: demo test real check format clean gpu
 
 demo: $(SETUP)
 	$(BIN)/proxytune demo
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+
+# The experiment of docs/real.md; a second run goes on where the first stopped.
+real: $(SETUP)
+	$(BIN)/python -m benchmarks.real
 
 check: $(SETUP)
 	$(BIN)/ruff check $(PACKAGES)
