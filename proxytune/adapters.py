@@ -87,7 +87,8 @@ def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any
         raise
     except Exception as error:
         raise RoleError(
-            f"adapter {str(role.source)!r} does not fit the anti {anti_role.name_or_path!r}: {reason_of(error)}"
+            f"adapter {str(role.source)!r} does not fit the anti {anti_role.name_or_path!r} ({reason_of(error)}): pass "
+            "the model that it was trained over, or get its files again."
         ) from error
     if missing:
         raise RoleError(
@@ -110,7 +111,7 @@ def read_adapter_config(role: Role, name: str, anti: Role) -> Any:
         config: Any = PeftConfig.from_pretrained(source, revision=role.revision)
     except Exception as error:
         raise RoleError(
-            f"{name} {source!r} has an adapter_config.json that cannot be read: {reason_of(error)}"
+            f"{name} {source!r} has an adapter_config.json that cannot be read ({reason_of(error)}): get it again."
         ) from error
     require_weight_adapter(config, name)
     _require_bounded(config, role, name)
@@ -193,6 +194,8 @@ def _require_bounded(config: Any, role: Role, name: str) -> None:
 
 def _require_base(base: str | None, role: Role, name: str, anti: Role) -> None:
     """Raise RoleError unless the adapter was trained over the anti."""
+    if not isinstance(base, str | None):
+        raise RoleError(f"{name} {str(role.source)!r} names {base!r} as its base, which is no model: get it again.")
     if role.trust_adapter_base or not base:
         return
     given = anti.name_or_path

@@ -1,10 +1,12 @@
 """Models, configs and tokenizers of roles, read from a hub id or a folder; whatever is wrong is one sentence."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from proxytune.adapters import adapter_base, load_adapter, require_weight_adapter
-from proxytune.errors import DependencyError, ProxyTuneError, RoleError, RoleNotFoundError
+from proxytune.errors import DependencyError, ProxyTuneError, ProxyTuneWarning, RoleError, RoleNotFoundError
 from proxytune.folder_checks import (
     require_bounded_counts,
     require_plausible_size,
@@ -25,6 +27,8 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
+_LAYER = re.compile(r"(?P<list>.+?)\.\d+\.")
+_WAY_OUT = "check the id or the path, or get its files again."
 _NUM_NAMED = 3  # tensors in an error
 
 
@@ -59,9 +63,10 @@ def load_model(role: Role, name: str) -> Any:
     except (ProxyTuneError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise RoleError(f"{name} {str(role.source)!r} cannot be loaded: {reason_of(error)}") from error
+        raise RoleError(f"{name} {str(role.source)!r} cannot be loaded ({reason_of(error)}): {_WAY_OUT}") from error
     model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
     _require_complete(info, name, str(role.source))
+    _require_all_used(model, info, name, str(role.source))
     return model.eval()
 
 
@@ -84,7 +89,7 @@ def read_config(role: Role, name: str) -> Any:
     except ProxyTuneError:
         raise
     except Exception as error:
-        raise RoleError(f"{name} {source!r} cannot be loaded: {reason_of(error)}") from error
+        raise RoleError(f"{name} {source!r} cannot be loaded ({reason_of(error)}): {_WAY_OUT}") from error
 
 
 def load_tokenizer(role: Role) -> Any | None:
@@ -192,6 +197,25 @@ def _require_complete(info: dict[str, Any], name: str, source: str) -> None:
         raise RoleError(
             f"{name} {source!r} has {len(different)} tensors of another shape than its config.json asks for "
             f"({_named(different)}): its files belong to different models; get them again."
+        )
+
+
+def _require_all_used(model: Any, info: dict[str, Any], name: str, source: str) -> None:
+    """Raise RoleError for layers in the files that the config does not count; warn of other tensors without a use."""
+    unused = sorted(info.get("unexpected_keys", ()))
+    modules = {path for path, module in model.named_modules() if type(module).__name__ == "ModuleList"}
+    beyond = [key for key in unused if (found := _LAYER.match(key)) and found["list"] in modules]
+    if beyond and not getattr(model.config, "num_nextn_predict_layers", 0):
+        raise RoleError(
+            f"{name} {source!r} holds {len(beyond)} tensors of layers that its config.json does not count "
+            f"({_named(beyond)}): its files belong to different models; get them again."
+        )
+    if unused:
+        warnings.warn(
+            f"{name} {source!r} holds {len(unused)} tensors that a causal LM of its config has no use for "
+            f"({_named(unused)}): they are left out.",
+            ProxyTuneWarning,
+            stacklevel=2,
         )
 
 

@@ -25,6 +25,7 @@ _JSON_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
+_FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".model")
 _LFS_POINTER = b"version https://git-lfs"
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
@@ -55,9 +56,10 @@ def require_sound_files(folder: Path, name: str) -> None:
     for file in _JSON_FILES:
         if (folder / file).is_file():
             entry = read_json(folder / file, name)
+            _require_token_ids(entry, f"{name} {str(folder / file)!r}")
             if file.endswith(".index.json"):
                 _require_shards(folder, file, entry, name)
-            else:
+            elif entry.get("model_type") != "proxytune":  # whose counts are sums, and never read
                 require_bounded_counts(entry, f"{name} {str(folder / file)!r}")
     for path in weight_files(folder):
         with path.open("rb") as stream:
@@ -154,8 +156,8 @@ def _require_regular(path: Path, name: str) -> None:
         raise RoleNotFoundError(
             f"{name} {str(path)!r} is a link that leads nowhere ({error.strerror}): get the file again."
         ) from error
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise RoleError(f"{name} {str(path)!r} is a device, a pipe or a socket, and not a file: remove it.")
+    if not stat.S_ISREG(mode) and not (stat.S_ISDIR(mode) and path.suffix not in _FILE_SUFFIXES):
+        raise RoleError(f"{name} {str(path)!r} is a folder, a device, a pipe or a socket, and not a file: remove it.")
 
 
 def _require_shards(folder: Path, file: str, index: Mapping[str, Any], name: str) -> None:
@@ -169,6 +171,15 @@ def _require_shards(folder: Path, file: str, index: Mapping[str, Any], name: str
             raise RoleError(f"{where} names the shard {shard!r}, which lies outside of its folder: get it again.")
         if not (folder / shard).is_file():
             raise RoleNotFoundError(f"{where} names the shard {shard!r}, and the folder has no such file: get it.")
+
+
+def _require_token_ids(entry: Mapping[str, Any], where: str) -> None:
+    """Raise RoleError for a special id that is no whole number, nor a list of such."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = entry.get(key)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(index) is int and -(2**31) <= index < 2**31 for index in ids):
+            raise RoleError(f"{where} says {key}={value!r}: it must be a token id, or a list of such; get it again.")
 
 
 def _numbers(entry: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int | float]]:

@@ -12,7 +12,7 @@ def reason_of(error: Exception) -> str:
     >>> reason_of(TypeError("a  number"))
     'TypeError: a number'
     """
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, UnpicklingError) or "weights_only" in text or "Weights only" in text:
         return "its pickle file is damaged or holds more than tensors, which could run code; get it as *.safetensors"
     if "trust_remote_code" in text:

@@ -1,7 +1,7 @@
 """Options of a call of `generate`, checked before anything runs."""
 
 import difflib
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
@@ -274,7 +274,8 @@ def row_alphas(alpha: Any, num_rows: int, num_pairs: int) -> list[tuple[float, .
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _require(is_right: bool, name: str, value: Any, expected: str) -> None:

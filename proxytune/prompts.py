@@ -104,7 +104,7 @@ class PromptFormat:
     name: str = "raw"
 
     def __post_init__(self) -> None:
-        if self.name in ("raw", "chat") or self.name in TEMPLATES or _PLACEHOLDER in self.name:
+        if isinstance(self.name, str) and (self.name in ("raw", "chat", *TEMPLATES) or _PLACEHOLDER in self.name):
             return
         known = ", ".join(["raw", "chat", *TEMPLATES])
         raise PromptFormatError(

@@ -12,7 +12,9 @@ from proxytune.remote.settings import RemoteSettings, remote_model_name
 
 QUANTIZATIONS = ("4bit", "8bit")
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+_NAMED = {"dtype": "'bfloat16'", "quantization": "'4bit'", "revision": "'main'"}
 _ADAPTER_CONFIG = "adapter_config.json"
+_MAX_PAIRS = 64
 _LOADING = (
     "dtype",
     "device_map",
@@ -60,6 +62,9 @@ class Role:
             raise OptionError(f"quantization is {self.quantization!r}: it must be one of {', '.join(QUANTIZATIONS)}.")
         if isinstance(self.dtype, str) and self.dtype not in _DTYPES:
             raise OptionError(f"dtype is {self.dtype!r}: it must be float32, float16, bfloat16 or auto.")
+        for name, example in _NAMED.items():
+            if isinstance(getattr(self, name), bool | int | float | list):
+                raise OptionError(f"{name} is {getattr(self, name)!r}: it must be a name, as in {example}.")
         if self.is_remote:
             given = next((name for name in _LOADING if getattr(self, name) not in (None, False, {})), None)
             if given is not None:
@@ -191,7 +196,14 @@ def as_pairs(expert: Any, anti: Any, pairs: Sequence[Pair] | None, alpha: float)
         raise UnknownOptionError(f"alpha={alpha!r} with pairs: write it into each Pair(expert, anti, alpha).")
     if not pairs:
         raise RoleError("pairs is empty: pass at least one Pair(expert, anti).")
+    require_few(len(pairs))
     return list(pairs)
+
+
+def require_few(num_pairs: int) -> None:
+    """Raise RoleError for more pairs than anybody steers by: each has a cache for every row."""
+    if num_pairs > _MAX_PAIRS:
+        raise RoleError(f"there are {num_pairs} pairs of expert and anti: pass at most {_MAX_PAIRS}.")
 
 
 def looks_local(source: str) -> bool:

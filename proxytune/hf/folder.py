@@ -1,6 +1,5 @@
 """Where a proxy folder is, what paths it may name, and what makes it travel: code for Auto classes, card, push."""
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proxytune.errors import OutputError, RoleError, RoleNotFoundError
+from proxytune.folder_checks import read_json, require_sound_files
 from proxytune.roles import looks_local
 
 _CODE_FILE = "modeling_proxytune.py"
@@ -38,11 +38,8 @@ def local_folder(source: Any, revision: str | None = None) -> Path:
         path = _downloaded(str(source), revision)
     if not (path / "config.json").is_file():
         raise RoleNotFoundError(f"{str(source)!r} is no proxy folder (no config.json): {_WAY_OUT}.")
-    try:
-        entry = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RoleError(f"the config.json of {str(source)!r} cannot be read: {error}") from error
-    kind = entry.get("model_type") if isinstance(entry, Mapping) else None
+    require_sound_files(path, "the proxy folder")
+    kind = read_json(path / "config.json", "the proxy folder").get("model_type")
     if kind != _MODEL_TYPE:
         raise RoleError(f"{str(source)!r} is no proxy folder (its model_type is {kind!r}): {_WAY_OUT}.")
     return path

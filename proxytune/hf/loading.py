@@ -18,8 +18,10 @@ from proxytune.hf.folder import AUTO_MAP, local_folder, relative_source, resolve
 from proxytune.hf.remote_base import RemoteCausalLM, connect
 from proxytune.hf.remote_folder import remote_settings, resolve_server, stored_settings
 from proxytune.hf.role import Adapted
+from proxytune.library_errors import reason_of
 from proxytune.options import check_alpha
-from proxytune.roles import Pair, Role
+from proxytune.prompts import PromptFormat
+from proxytune.roles import Pair, Role, require_few
 from proxytune.rules import DEFAULT, rule_named
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base", "gguf_file")
@@ -98,7 +100,10 @@ def load_config(
         OptionError: An α is no finite number, or there is no such rule.
     """
     path = local_folder(folder, revision)
-    config = ProxyTunedConfig.from_pretrained(str(path)) if config is None else copy.deepcopy(config)
+    try:
+        config = ProxyTunedConfig.from_pretrained(str(path)) if config is None else copy.deepcopy(config)
+    except Exception as error:
+        raise RoleError(f"{str(path / 'config.json')!r} cannot be read ({reason_of(error)}): get it again.") from error
     if not config.base or not config.pairs:
         raise RoleError(f"{str(path / 'config.json')!r} names no base and pairs: it is not a proxy folder.")
     if not _is_well_formed(config):
@@ -106,6 +111,15 @@ def load_config(
             f"{str(path / 'config.json')!r}: base, and expert and anti of each pair, need a source, "
             f"and may have {', '.join(_STORED)}, nothing else: write it with save_pretrained."
         )
+    require_few(len(config.pairs))
+    size = config.vocab_size
+    if size is not None and not (type(size) is int and size > 0):
+        raise RoleError(f"{str(path / 'config.json')!r} says vocab_size={size!r}: write it with save_pretrained.")
+    for form in (
+        config.base_prompt,
+        *(form for pair in range(len(config.pairs)) for form in config.prompt_formats(pair)),
+    ):
+        PromptFormat(form)
     resolve_server(config.base, base_url)
     _ = config.alphas
     rule_named(config.rule)

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from proxytune.errors import ProxyTuneError, RoleError, UnknownOptionError
+from proxytune.library_errors import reason_of
 from proxytune.remote.settings import RemoteSettings, remote_model_name
 
 
@@ -53,4 +54,7 @@ def remote_settings(entry: Mapping[str, Any]) -> RemoteSettings:
     try:
         return RemoteSettings(model=model, **entry["remote"])
     except (ProxyTuneError, TypeError) as error:
-        raise RoleError(f"the folder's settings of {entry['source']!r} cannot be used: {error}") from error
+        raise RoleError(
+            f"the folder's settings of {entry['source']!r} cannot be used ({reason_of(error)}): write it with "
+            "save_pretrained."
+        ) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from proxytune.adapters import read_adapter_config
 from proxytune.errors import RoleError
+from proxytune.library_errors import reason_of
 from proxytune.roles import Role
 
 SHARE_OPTION = "proxytune_share_adapters"  # of vLLM's additional_config; False merges at load
@@ -101,7 +102,7 @@ def merge_reason(expert: Role, name: str, anti: Role, anti_config: Any, options:
         if isinstance(error, RoleError):
             raise
         raise RoleError(
-            f"adapter {str(expert.source)!r} cannot be read: {' '.join(str(error).split())[:300]}"
+            f"adapter {str(expert.source)!r} cannot be read ({reason_of(error)}): get its files again."
         ) from error
 
 
