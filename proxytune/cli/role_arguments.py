@@ -136,22 +136,23 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
     folder = getattr(args, "model", None)
     if folder and given:
         raise RoleError(f"--model and --{given[0]} were both given: a proxy folder names all three roles, so pass one.")
+    sources: dict[str, str | None] = {role: getattr(args, role) for role in given}
     draft = getattr(args, "draft", "expert")
-    own = None if draft == "expert" else draft
-    require_available([folder, args.tokenizer, own, *(getattr(args, role) for role in given)])
+    sources |= {"model": folder, "tokenizer": args.tokenizer, "draft": None if draft == "expert" else draft}
+    require_available(sources)
     if folder:
         return _from_folder(args, folder, raw_format)
-    sources, is_bundled = {role: getattr(args, role) for role in given}, not given
+    named, is_bundled = {role: getattr(args, role) for role in given}, not given
     if is_bundled:
         from proxytune.demo import trio_path
 
-        sources = {role: str(trio_path() / role) for role in ROLES}
+        named = {role: str(trio_path() / role) for role in ROLES}
         note("no roles were named: this is the tiny trio that comes with proxytune.")
-    missing = next((role for role in ROLES if role not in sources), None)
+    missing = next((role for role in ROLES if role not in named), None)
     if missing:
         raise RoleError(f"{missing} is missing: pass --{missing} with a hub id or a folder.")
-    base = _base(args, sources["base"])
-    expert, anti = (Role.of(sources[role], role, **_settings(args, role)) for role in ROLES[1:])
+    base = _base(args, named["base"])
+    expert, anti = (Role.of(named[role], role, **_settings(args, role)) for role in ROLES[1:])
     for name, role in (("base", base), ("expert", expert), ("anti", anti)):
         require_files(role, name)
     return RoleChoice(

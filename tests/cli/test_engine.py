@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.cli.engine_plan import plan_engine
-from proxytune.cli.engine_settings import EngineSettings
 from proxytune.cli.footprint import footprints
-from proxytune.cli.machine import memories
+from proxytune.cli.memory import judge_engine, memories
 from proxytune.cli.parser import parse
 from proxytune.cli.role_arguments import choose_roles
 from proxytune.demo import trio_path
@@ -46,17 +44,15 @@ def trio_options() -> list[str]:
 
 
 def test_plan_is_the_engines(capfd: pytest.CaptureFixture[str]) -> None:
-    """The planned blocks and tokens are those the engine reports, and the engine writes nothing to standard output."""
+    """The planned tokens are those of the engine's whole blocks, which writes nothing to standard output."""
     args = parse(["generate", *trio_options(), *_ENGINE])
     choice = choose_roles(args)
     roles = footprints(choice.base, choice.pairs, choice.formats)
-    machine = memories()
-    plan = plan_engine(roles, machine, EngineSettings.of(choice.engine_options, machine, os.environ))
+    verdict = judge_engine(roles, memories(), choice.engine_options, os.environ)
     with choice.loaded() as generator:
         cache = generator._runtime._engine._engine.vllm_config.cache_config
-        assert (plan.num_blocks, plan.settings.block_size) == (cache.num_gpu_blocks, cache.block_size)
-        assert plan.num_tokens == cache.num_gpu_blocks * cache.block_size
-        assert plan.max_model_len == generator._runtime._engine.max_length
+        assert 0 <= verdict.num_cache_tokens - cache.num_gpu_blocks * cache.block_size < cache.block_size
+        assert verdict.max_context == generator._runtime._engine.max_length
         [done] = generator.generate("Question: Where", max_new_tokens=4)
     assert done.token_ids
     assert capfd.readouterr().out == ""

@@ -75,5 +75,5 @@ def test_unreachable_hub_is_told_at_once(tmp_path: Path) -> None:
     code = f"from proxytune.cli import main; main({arguments})"
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": ""}
     told = _python(code, **environment).stderr
-    assert "'no/such' is no folder here and not in the hub's cache" in told
+    assert "base is 'no/such': no folder here, and not in the hub's cache" in told
     assert "Retry" not in told
