@@ -21,6 +21,9 @@ from proxytune.hf.decoding.kv_cache import SlotCache
 # Same layer: pre-norm attention with rotary embedding (Qwen3 norms each head before), pre-norm gated MLP.
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _TABLE = 1024  # positions that a rotary table begins with
+# Numbers in a float32 weight, and rows of states, for which oneDNN's product is the faster one on a CPU: SmolLM2's
+# head with 4 and 8 rows takes 0.90 and 0.59 of MKL's time on an Intel Xeon, 0.70 and 0.52 on an AMD EPYC.
+_LARGE_WEIGHT, _ONEDNN_ROWS = 2**24, range(4, 65)
 
 Operation = Callable[[Tensor], Tensor]
 
@@ -183,10 +186,22 @@ def has_hooks(module: Any) -> bool:
 
 def _linear(module: Any) -> Operation:
     """Return the operation of a linear layer: torch's function for torch's class, else the module itself."""
-    if type(module) is torch.nn.Linear and not has_hooks(module):
-        return partial(linear, weight=module.weight, bias=module.bias)
-    operation: Operation = module
-    return operation
+    if type(module) is not torch.nn.Linear or has_hooks(module):
+        operation: Operation = module
+        return operation
+    weight, bias = module.weight, module.bias
+    plain = partial(linear, weight=weight, bias=bias)
+    is_float32_on_cpu = weight.device.type == "cpu" and weight.dtype is torch.float32
+    if not is_float32_on_cpu or weight.numel() < _LARGE_WEIGHT or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return plain
+
+    def large(states: Tensor) -> Tensor:
+        if states.numel() // states.shape[-1] not in _ONEDNN_ROWS:
+            return plain(states)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(states.contiguous(), weight, bias, "none", [], "")
+        return product
+
+    return large
 
 
 def _embedding(module: Any) -> Operation:

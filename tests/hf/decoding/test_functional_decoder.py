@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, LoraConfig, get_peft_model
 
+from proxytune.hf.decoding import functional_decoder
 from proxytune.hf.decoding.attention import causal_mask
 from proxytune.hf.decoding.functional_decoder import FAMILIES, FunctionalDecoder, RotaryTable
 from proxytune.hf.decoding.kv_cache import SlotCache, SlotMapping, flat_slots
@@ -94,6 +95,19 @@ def test_adapters_on_linear_layers_act() -> None:
         rows = torch.tensor([tiny.prompt_ids(9)])
         found = Driver(peft_model.get_base_model(), 1).logits(rows, [0])
         torch.testing.assert_close(found, peft_model(rows).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("num_rows", [1, 4, 64, 65])
+def test_large_weights_give_the_same_product(num_rows: int, has_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight that goes through oneDNN for 4 to 64 rows: torch's own product up to rounding, in two or three axes."""
+    monkeypatch.setattr(functional_decoder, "_LARGE_WEIGHT", 1000)
+    layer = torch.nn.Linear(48, 96, bias=has_bias)
+    operation = functional_decoder._linear(layer)
+    states = torch.randn(num_rows, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(operation(states), layer(states), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(operation(states[:, None]), layer(states[:, None]), atol=1e-5, rtol=1e-5)
 
 
 def test_other_modules_are_left_to_transformers() -> None:
