@@ -7,7 +7,6 @@ Standard output carries one JSON line with the result and nothing else; progress
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import NoReturn
 import neft
 from neft.commands import ablate, analyze, inspect, merge, pairs, reward, rl, train
 from neft.errors import InputError, NoiseError
+from neft.notices import is_first_process
 
 _COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -74,6 +74,6 @@ def _fail(message: str, *, code: int, is_debug: bool, is_shared: bool = False) -
     """Reports an error; one that every process of a run has is reported by the first."""
     if is_debug:
         traceback.print_exc(file=sys.stderr)
-    if not is_shared or os.environ.get("RANK", "0") == "0":
+    if not is_shared or is_first_process():
         sys.stderr.write(message + "\n")
     return code

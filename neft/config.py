@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from neft.errors import InputError
-from neft.kinds import DType, LossOn, MixedPrecision, NoiseKind, Overlong, Quantization, Schedule
+from neft.kinds import DType, LossOn, MixedPrecision, NoiseKind, OnBadRow, Overlong, Quantization, Schedule
 
 # These do not change what is trained, so a recorded run is the same run with or without them.
 _NOT_RECORDED = frozenset(
@@ -20,6 +20,7 @@ _CHOICES = {
     "noise": NoiseKind,
     "schedule": Schedule,
     "overlong": Overlong,
+    "on_bad_row": OnBadRow,
     "loss_on": LossOn,
     "dtype": DType,
     "mixed_precision": MixedPrecision,
@@ -41,6 +42,7 @@ class TrainingConfig:
         format: The name of a data format (`neft.data.FORMATS`); `auto` takes the one whose columns the first row has.
         template: How rows become text: one of `neft.data.TEMPLATES`, `chat` for the tokenizer's own, or a text with
             `{instruction}`, `{input}` or `{prompt}` in it; the format's own if not given.
+        chat_template: A Jinja file in place of the tokenizer's chat template; chooses the template `chat`.
         text_column: The column of the format `text`; `text` if not given.
         dataset_split: Which split of a `datasets` folder to train on, if it has several.
         loss_on: Learn the completions only, or every token.
@@ -59,6 +61,7 @@ class TrainingConfig:
         early_stopping_patience: Evaluations without a better loss before the run stops; the best weights are kept.
         max_length: Window in tokens; the smaller of 512 and the model's own window if not given.
         overlong: What to do with rows longer than the window: leave them out and count them, cut them, or refuse.
+        on_bad_row: End the run at a row that does not fit the format, or skip and count it.
         dtype: Type of the weights in training and in the output; `auto` is the checkpoint's own.
         mixed_precision: Type to compute in, where it is safe, over weights of `dtype`; fp16 needs a GPU.
         compile: Compile the model with torch.compile.
@@ -84,6 +87,7 @@ class TrainingConfig:
     output: Path
     format: str = "auto"
     template: str | None = None
+    chat_template: Path | None = None
     text_column: str | None = None
     dataset_split: str | None = None
     loss_on: LossOn = "completion"
@@ -109,6 +113,7 @@ class TrainingConfig:
     log_every: int = 10
     max_length: int | None = None
     overlong: Overlong = "drop"
+    on_bad_row: OnBadRow = "error"
     dtype: DType = "float32"
     mixed_precision: MixedPrecision = "no"
     compile: bool = False
@@ -131,7 +136,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Makes paths of path-like strings, then checks every option."""
-        for name in ("data", "output", "eval_data", "tensorboard", "deepspeed", "fsdp"):
+        for name in ("data", "output", "eval_data", "chat_template", "tensorboard", "deepspeed", "fsdp"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value))
@@ -173,6 +178,10 @@ class TrainingConfig:
         _not_both(self, "deepspeed", "fsdp", "shard the model")
         if self.eval_data is not None and self.eval_fraction:
             raise InputError("eval_data and eval_fraction both choose the held-out rows; give one.")
+        if self.chat_template is not None and self.template not in (None, "chat"):
+            raise InputError(
+                f"chat_template is {self.chat_template}, and template {self.template!r} does not use it; give one."
+            )
         if self.resume and self.overwrite:
             raise InputError("resume goes on with a run and overwrite starts anew; give one.")
         if not self.has_evaluation:

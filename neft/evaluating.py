@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from neft.data import Example
-from neft.data.tokenizing import IGNORED
+from neft.data import IGNORED, Example
 from neft.processes import ALONE, Processes
 
 Collator = Callable[[Sequence[Example]], Mapping[str, Tensor]]

@@ -1,4 +1,4 @@
-"""The closed sets of words that options take."""
+"""Closed sets of option values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 NoiseKind = Literal["uniform", "gaussian", "gaussian-l2"]
 Schedule = Literal["cosine", "linear", "constant"]
 Overlong = Literal["drop", "error", "truncate"]
+OnBadRow = Literal["error", "skip"]
 LossOn = Literal["completion", "all"]
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 MixedPrecision = Literal["no", "bf16", "fp16"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from neft.adapters import quantization_config
 from neft.data import checksum
@@ -16,7 +16,9 @@ from neft.kinds import DType
 from neft.models import DTYPES, from_pretrained
 from neft.output import check_output, read_record, whole_folder, write_record
 from neft.recording import now, versions
+from neft.writable import ensure_writable
 
+_GENERATION_FILE = "generation_config.json"
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -54,6 +56,9 @@ def merge(
     wanted = DTYPES[dtype or trained.get("dtype", "auto")]
     merged.to(own_dtype if isinstance(wanted, str) else wanted)
     tokenizer = from_pretrained(AutoTokenizer, str(adapter) if _has_tokenizer(adapter) else name, "tokenizer")
+    if (adapter / _GENERATION_FILE).is_file():
+        merged.generation_config = from_pretrained(GenerationConfig, str(adapter), "generation config")
+    ensure_writable(merged, tokenizer, output)
     with whole_folder(output) as folder:
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

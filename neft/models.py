@@ -1,7 +1,9 @@
-"""Loading the model to tune and its tokenizer, with an adapter if one is wanted."""
+"""The model to tune and its tokenizer, loaded, under a fresh adapter if one is requested."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -11,6 +13,7 @@ from neft.adapters import quantization, with_adapter
 from neft.config import TrainingConfig
 from neft.errors import InputError
 from neft.locating import located
+from neft.notices import notify
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,13 +30,22 @@ DTYPES: dict[str, torch.dtype | str] = {
 _DEFAULT_WINDOW = 512
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, *, chat_template: Path | None = None) -> PreTrainedTokenizerBase:
     """Returns the tokenizer of a model folder or hub id; the network is not used for a folder.
 
+    Args:
+        model: The folder or hub id.
+        chat_template: A Jinja file that replaces the tokenizer's chat template, and is saved with it.
+
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the template file cannot be read.
     """
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, model, "tokenizer")
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(f"chat_template is {chat_template}, which cannot be read: {error}.") from error
     return tokenizer
 
 
@@ -48,6 +60,29 @@ def load_model(config: TrainingConfig) -> TunedModel:
     options = quantization(config, compute_dtype)
     model: PreTrainedModel = from_pretrained(AutoModelForCausalLM, config.model, "model", dtype=dtype, **options)
     return model if config.lora_r is None else with_adapter(model, config, config.lora_r)
+
+
+def declare_end_tokens(model: TunedModel, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> bool:
+    """Adds the tokens that answers end with to the generation config, or the tuned model would never stop.
+
+    Returns whether one was missing. A chat template may end an answer with another token than the tokenizer's
+    end-of-sequence (`<|im_end|>` over a base model).
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return False
+    listed = config.eos_token_id
+    declared = [] if listed is None else list(listed) if isinstance(listed, (list, tuple)) else [listed]
+    missing = sorted(set(end_ids) - set(declared))
+    if not missing:
+        return False
+    config.eos_token_id = [*declared, *missing]
+    names = ", ".join(repr(tokenizer.convert_ids_to_tokens(token_id)) for token_id in missing)
+    notify(
+        f"the answers end with {names}, which the model's generation config does not list as an end token; added to "
+        "the output, so that the tuned model stops."
+    )
+    return True
 
 
 def window(config: TrainingConfig, model: TunedModel) -> int:

@@ -1,4 +1,4 @@
-"""Everything a run needs, loaded: data, tokenizer, model, collator."""
+"""Data, tokenizer, model and collator of a run, loaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neft.config import TrainingConfig
 from neft.data import (
+    CHAT,
     Document,
     PackedData,
     PackingCollator,
@@ -22,8 +23,10 @@ from neft.data import (
     tokenize,
 )
 from neft.data.isolation import check_packing
-from neft.models import TunedModel, load_model, load_tokenizer, window
+from neft.data.tokenizing import BAD_ROW, NO_TARGET, TARGET_OUTSIDE, TOO_LONG
+from neft.models import TunedModel, declare_end_tokens, load_model, load_tokenizer, window
 from neft.noising import embedding_sigma, input_embedding, noise_to_signal
+from neft.notices import notify
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Prepared:
         eval_data: Held-out rows, which are never packed.
         packed: The training rows in windows, if they are packed.
         num_shared_prompts: Held-out rows whose prompt is also trained on.
+        has_new_end_tokens: The answers end with a token that the model's generation config did not list.
     """
 
     config: TrainingConfig
@@ -49,6 +53,7 @@ class Prepared:
     eval_data: TokenizedData | None
     packed: PackedData | None
     num_shared_prompts: int
+    has_new_end_tokens: bool
 
     @property
     def rows(self) -> Sequence[Any]:
@@ -97,16 +102,18 @@ def prepare(config: TrainingConfig) -> Prepared:
         NoiseError: the model has no input embedding that could take noise.
     """
     # Data before the model: its mistakes are the user's most common, and cost little to find.
-    tokenizer = load_tokenizer(config.model)
-    documents, held_out = _documents(config, tokenizer)
+    tokenizer = load_tokenizer(config.model, chat_template=config.chat_template)
+    documents, held_out = run_documents(config, tokenizer)
     model = load_model(config)
     input_embedding(model)
     max_length = window(config, model)
 
-    def tokenized(part: Sequence[Document]) -> TokenizedData:
-        return tokenize(part, tokenizer, max_length=max_length, overlong=config.overlong, loss_on=config.loss_on)
+    def tokenized(part: Sequence[Document], name: str) -> TokenizedData:
+        data = tokenize(part, tokenizer, max_length=max_length, overlong=config.overlong, loss_on=config.loss_on)
+        _notify_of_losses(data, part, name, max_length)
+        return data
 
-    train_data = tokenized(documents)
+    train_data = tokenized(documents, "training")
     packed = None
     if config.packing:
         check_packing(model)
@@ -117,16 +124,23 @@ def prepare(config: TrainingConfig) -> Prepared:
         tokenizer=tokenizer,
         pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         train_data=train_data,
-        eval_data=None if held_out is None else tokenized(held_out),
+        eval_data=None if held_out is None else tokenized(held_out, "held-out"),
         packed=packed,
         num_shared_prompts=0 if held_out is None else num_shared_prompts(documents, held_out),
+        has_new_end_tokens=declare_end_tokens(model, tokenizer, train_data.end_ids),
     )
 
 
-def _documents(
+def run_documents(
     config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Document], list[Document] | None]:
-    options: dict[str, Any] = {"format": config.format, "template": config.template, "tokenizer": tokenizer}
+    """Returns the training and the held-out documents of a run; None where no rows are held out.
+
+    Raises:
+        InputError: the data cannot be used.
+    """
+    options: dict[str, Any] = {"format": config.format, "tokenizer": tokenizer, "on_bad_row": config.on_bad_row}
+    options["template"] = config.template or (CHAT if config.chat_template else None)
     if config.text_column is not None:
         options["text_column"] = config.text_column
     documents = read_documents(config.data, dataset_split=config.dataset_split, **options)
@@ -135,3 +149,20 @@ def _documents(
     if config.eval_fraction:
         return split(documents, eval_fraction=config.eval_fraction, seed=config.seed)
     return documents, None
+
+
+def _notify_of_losses(data: TokenizedData, documents: Sequence[Document], name: str, max_length: int) -> None:
+    """Says on stderr how many rows are not learned, or not in full, and why."""
+    of_all = f"of {len(documents)} {name} rows"
+    wider = f"the longest has {max(data.full_lengths)} tokens; raise --max-length to learn them"
+    if num := data.dropped.get(TOO_LONG, 0):
+        notify(f"{num} {of_all} left out: longer than the window of {max_length} tokens ({wider}).")
+    if data.num_truncated:
+        notify(f"{data.num_truncated} {of_all} cut at the window of {max_length} tokens ({wider}).")
+    if num := data.dropped.get(TARGET_OUTSIDE, 0):
+        notify(f"{num} {of_all} left out: the answer begins after the window of {max_length} tokens ({wider}).")
+    if num := data.dropped.get(NO_TARGET, 0):
+        notify(f"{num} {of_all} left out: no answer to learn.")
+    if num := data.dropped.get(BAD_ROW, 0):
+        first = next(document.problem for document in documents if document.problem)
+        notify(f"{num} {of_all} skipped, they do not fit; the first: {first}")

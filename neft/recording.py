@@ -65,7 +65,7 @@ def identity_of(config: TrainingConfig) -> dict[str, Any]:
     Raises:
         DataError: a data file cannot be read.
     """
-    paths = {"train": config.data, "eval": config.eval_data}
+    paths = {"train": config.data, "eval": config.eval_data, "chat_template": config.chat_template}
     return {
         "config": config.record(),
         "data": {name: checksum(path) for name, path in paths.items() if path is not None},

@@ -24,6 +24,7 @@ from neft.preparing import Prepared, prepare
 from neft.processes import Processes
 from neft.recording import TrainingResult, identity_of, run_record
 from neft.stopping import Evaluation
+from neft.writable import ensure_writable
 
 __all__ = ["TrainingResult", "train"]
 
@@ -75,6 +76,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     checkpoint = _checkpoint(config, store, {**identity, "processes": processes.count})
     set_seed(config.seed)
     run = _Run(prepare(config), settings, store, checkpoint, processes, identity)
+    ensure_writable(run.prepared.model, run.prepared.tokenizer, config.output)
     with _partial_folder(run):
         loop, result = _fit(run)
         _write_output(run, loop, result)
@@ -230,6 +232,9 @@ def _write_output(run: _Run, loop: Loop, result: TrainingResult) -> None:
     if run.processes.is_main:
         with whole_folder(run.config.output) as folder:
             run.prepared.model.save_pretrained(str(folder), **weights)
+            if result.is_adapter and run.prepared.has_new_end_tokens:
+                # PEFT writes no generation config; `neft merge` reads this one.
+                run.prepared.model.generation_config.save_pretrained(folder)
             run.prepared.tokenizer.save_pretrained(folder)
             (folder / LOG_FILE).write_bytes(_read_log(run.store))
             write_record(folder, run_record(result, run.identity, run.prepared.report()))

@@ -11,8 +11,18 @@ from neft.config import TrainingConfig
 from neft.errors import InputError
 
 _READ = (
-    *("data", "eval_data", "eval_fraction", "format", "template", "text_column", "dataset_split", "loss_on"),
-    *("max_length", "overlong", "noise", "seed", "batch_size", "dtype"),
+    *(
+        "data",
+        "eval_data",
+        "eval_fraction",
+        "format",
+        "template",
+        "chat_template",
+        "text_column",
+        "dataset_split",
+        "loss_on",
+    ),
+    *("max_length", "overlong", "on_bad_row", "noise", "seed", "batch_size", "dtype"),
 )
 
 

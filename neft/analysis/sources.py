@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +14,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from neft.adapters import quantization_config
 from neft.analysis.files import read_json
 from neft.config import TrainingConfig
-from neft.data import Document, PaddingCollator, TokenizedData, read_documents, split, tokenize
+from neft.data import Document, PaddingCollator, TokenizedData, tokenize
 from neft.errors import InputError
 from neft.models import DTYPES, from_pretrained, load_model, load_tokenizer, window
 from neft.output import read_record
+from neft.preparing import run_documents
 
 _T = TypeVar("_T")
 
@@ -64,8 +64,8 @@ def load_subject(config: TrainingConfig, *, tuned: Path | None = None) -> Subjec
         InputError: the model or the data cannot be used.
     """
     name = config.model if tuned is None else str(tuned)
-    tokenizer = load_tokenizer(name)
-    train_documents, held_out_documents = _documents(config, tokenizer)
+    tokenizer = load_tokenizer(name, chat_template=config.chat_template)
+    train_documents, held_out_documents = run_documents(config, tokenizer)
     model = load_tuned(config, name)
     max_length = window(config, model)
     train = _source(train_documents, tokenizer, config, max_length)
@@ -132,29 +132,8 @@ def _plain(config: TrainingConfig, name: str) -> TrainingConfig:
     return TrainingConfig(model=name, data=config.data, output=config.output, dtype=config.dtype)
 
 
-def _documents(
-    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Document], list[Document] | None]:
-    options = {**_options_of(read_documents, config), "tokenizer": tokenizer}
-    documents = read_documents(config.data, **options)
-    if config.eval_data is not None:
-        options.pop("dataset_split", None)
-        return documents, read_documents(config.eval_data, **options)
-    if config.eval_fraction:
-        return split(documents, eval_fraction=config.eval_fraction, seed=config.seed)
-    return documents, None
-
-
 def _source(
     documents: list[Document], tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, max_length: int
 ) -> Source:
-    options = {**_options_of(tokenize, config), "max_length": max_length}
-    return Source(documents, tokenize(documents, tokenizer, **options))
-
-
-def _options_of(function: Callable[..., Any], config: TrainingConfig) -> dict[str, Any]:
-    """Returns the given options that a function and the configuration share: they have one name in both."""
-    parameters = inspect.signature(function).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    values = {name: getattr(config, name, None) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    data = tokenize(documents, tokenizer, max_length=max_length, overlong=config.overlong, loss_on=config.loss_on)
+    return Source(documents, data)

@@ -7,7 +7,10 @@ from collections.abc import Collection
 
 from neft.commands import train
 
-DATA = ("format", "template", "text_column", "dataset_split", "loss_on", "max_length", "overlong")
+DATA = (
+    *("format", "template", "chat_template", "text_column", "dataset_split"),
+    *("loss_on", "max_length", "overlong", "on_bad_row"),
+)
 HELD_OUT = ("eval_data", "eval_fraction")
 
 

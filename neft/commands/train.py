@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, get_args
 
 from neft.config import TrainingConfig
-from neft.kinds import DType, LossOn, MixedPrecision, NoiseKind, Overlong, Quantization, Schedule
+from neft.kinds import DType, LossOn, MixedPrecision, NoiseKind, OnBadRow, Overlong, Quantization, Schedule
+from neft.notices import is_first_process
 
 HELP = "tune a model with noise on its input embeddings"
 
@@ -52,12 +52,14 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tuned model")
     group.add_argument("--format", metavar="NAME", help="data format (default: by the columns of the first row)")
     group.add_argument("--template", metavar="TEXT", help="how rows become text (default: the format's own)")
+    group.add_argument("--chat-template", type=Path, metavar="FILE", help="Jinja file for the template chat")
     group.add_argument("--text-column", metavar="NAME", help="column of the format text (default: text)")
     group.add_argument("--dataset-split", metavar="NAME", help="which split of a datasets folder to train on")
     group.add_argument("--loss-on", choices=get_args(LossOn), help="tokens to learn (default: completion)")
     group.add_argument("--packing", action="store_true", help="several documents in one window")
     group.add_argument("--max-length", type=int, metavar="N", help="window in tokens (default: 512 or the model's)")
     group.add_argument("--overlong", choices=get_args(Overlong), help="rows longer than the window (default: drop)")
+    group.add_argument("--on-bad-row", choices=get_args(OnBadRow), help="rows that do not fit (default: error)")
     group.add_argument("--overwrite", action="store_true", help="replace an output folder that holds something else")
     group.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     group.add_argument(
@@ -131,8 +133,3 @@ def _add_adapter(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quantize", choices=get_args(Quantization), help="hold the frozen weights in 4 bits (QLoRA) or 8"
     )
-
-
-def is_first_process() -> bool:
-    """Returns whether this is the process, of those a launcher started, that speaks for all."""
-    return os.environ.get("RANK", "0") == "0"

@@ -15,7 +15,7 @@ from neft.data.reading import detect_format, iter_documents, read_documents
 from neft.data.report import DataReport, LengthStatistics, TokenizedData
 from neft.data.splitting import num_shared_prompts, split
 from neft.data.templates import CHAT, TEMPLATES
-from neft.data.tokenizing import LossOn, OverlongRule, tokenize
+from neft.data.tokenizing import tokenize
 
 __all__ = [
     "CHAT",
@@ -27,8 +27,6 @@ __all__ = [
     "Document",
     "Example",
     "LengthStatistics",
-    "LossOn",
-    "OverlongRule",
     "Pack",
     "PackedData",
     "PackingCollator",

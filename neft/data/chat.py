@@ -50,7 +50,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
                 )
             end = _end(whole, len(prompt), tokenizer.eos_token, others)
             segments.append(Segment(pending + prompt[len(done) :], is_target=False))
-            segments.append(Segment(whole[len(prompt) : end], is_target=True))
+            segments.append(turn.answer(whole[len(prompt) : end]))
             done, pending = whole, whole[end:]
         return tuple(segments)
 

@@ -6,15 +6,12 @@ come out without an answer (a conversation that nobody replied to): it is counte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import dropwhile
-from typing import Any
 
-from neft.data.documents import Role, Turn
-
-Row = Mapping[str, Any]
-Turns = tuple[Turn, ...]
+from neft.data.documents import Turn
+from neft.data.messages import Row, Turns, read_messages, refuse_fields, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,15 @@ class Format:
 
 def prompt_completion(row: Row) -> Turns:
     """`{"prompt": ..., "completion": ...}`: the completion is learned; the prompt may be empty."""
-    return Turn("user", _text(row, "prompt")), Turn("assistant", _text(row, "completion", filled=True))
+    _refuse_bad_answer(row)
+    return Turn("user", text_of(row, "prompt")), Turn("assistant", text_of(row, "completion", filled=True))
+
+
+def conversational(row: Row) -> Turns:
+    """TRL's `{"prompt": [message, ...], "completion": [message, ...]}`: the answers of the completion are learned."""
+    _refuse_bad_answer(row)
+    prompt = tuple(replace(turn, is_learned=False) for turn in read_messages(row, "prompt"))
+    return *prompt, *read_messages(row, "completion")
 
 
 def alpaca(row: Row) -> Turns:
@@ -35,8 +40,8 @@ def alpaca(row: Row) -> Turns:
 
     An empty output stays (the public file has 28): the model learns to end at once.
     """
-    context = _text(row, "input") if "input" in row else ""
-    return Turn("user", _text(row, "instruction", filled=True), context), Turn("assistant", _text(row, "output"))
+    context = text_of(row, "input") if "input" in row else ""
+    return Turn("user", text_of(row, "instruction", filled=True), context), Turn("assistant", text_of(row, "output"))
 
 
 def sharegpt(row: Row) -> Turns:
@@ -44,14 +49,7 @@ def sharegpt(row: Row) -> Turns:
 
     Answers before the first question are left out: they answer something that the row does not show.
     """
-    names: dict[str, Role] = {
-        "system": "system",
-        "human": "user",
-        "user": "user",
-        "gpt": "assistant",
-        "assistant": "assistant",
-    }
-    turns = _messages(row, "conversations", sender="from", content="value", roles=names)
+    turns = read_messages(row, "conversations")
     system = turns[:1] if turns and turns[0].role == "system" else ()
     return *system, *dropwhile(lambda turn: turn.role != "user", turns[len(system) :])
 
@@ -59,23 +57,23 @@ def sharegpt(row: Row) -> Turns:
 def sharegpt_single(row: Row) -> Turns:
     """A ShareGPT row of which only the first question and its answer are read, with the system text before them."""
     turns = sharegpt(row)
-    num_turns = next((place + 1 for place, turn in enumerate(turns) if turn.role == "assistant"), 0)
+    num_turns = next((index + 1 for index, turn in enumerate(turns) if turn.role == "assistant"), 0)
     return turns[:num_turns]
 
 
 def chat(row: Row) -> Turns:
     """`{"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}`: every answer is learned."""
-    names: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-    return _messages(row, "messages", sender="role", content="content", roles=names)
+    return read_messages(row, "messages")
 
 
 def text(row: Row, column: str = "text") -> Turns:
     """A plain text in one column; all of it is learned."""
-    return (Turn("assistant", _text(row, column)),)
+    return (Turn("assistant", text_of(row, column)),)
 
 
 FORMATS: dict[str, Format] = {
     "prompt-completion": Format(prompt_completion, "raw"),
+    "conversational": Format(conversational, "chat"),
     "alpaca": Format(alpaca, "alpaca"),
     "sharegpt": Format(sharegpt, "vicuna"),
     "sharegpt-single": Format(sharegpt_single, "alpaca"),
@@ -93,6 +91,11 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "sharegpt": ("conversations",),
     "chat": ("messages",),
 }
+_SYSTEM_COLUMNS = ("system", "system_prompt")
+_UNUSED_COLUMNS = (
+    *("tools", "functions", "tool_calls", "reasoning_content"),
+    *("image", "images", "audio", "audios", "video", "videos"),
+)
 
 
 def format_of(row: Row, text_column: str) -> str:
@@ -104,53 +107,48 @@ def format_of(row: Row, text_column: str) -> str:
     >>> format_of({"instruction": "Add 1 and 1.", "input": "", "output": "2"}, "text")
     'alpaca'
     """
-    found = [name for name, columns in _COLUMNS.items() if all(column in row for column in columns)]
+    names = [name for name, columns in _COLUMNS.items() if all(column in row for column in columns)]
     # A text column beside the columns of a format is often that row rendered, as in Alpaca's published parquet.
-    found = found or ["text"] * (text_column in row)
-    if len(found) == 1:
-        return found[0]
+    names = names or ["text"] * (text_column in row)
+    if len(names) == 1:
+        is_conversational = names == ["prompt-completion"] and isinstance(row["prompt"], list)
+        return "conversational" if is_conversational else names[0]
     columns = ", ".join(repr(column) for column in row) or "none"
-    raise ValueError(f"its columns ({columns}) are those of {'no format' if not found else ' and '.join(found)}")
+    pairs = "; `neft reward` and `neft rl` take pairs" if "chosen" in row else ""
+    raise ValueError(f"its columns ({columns}) are those of {'no format' if not names else ' and '.join(names)}{pairs}")
 
 
-def _messages(row: Row, key: str, *, sender: str, content: str, roles: Mapping[str, Role]) -> Turns:
-    if key not in row:
-        raise ValueError(f"it has no {key!r}")
-    if not isinstance(row[key], list):
-        raise ValueError(f"its {key!r} is {type(row[key]).__name__}, not a list")
-    turns = []
-    for number, message in enumerate(row[key], start=1):
-        if not isinstance(message, Mapping):
-            raise ValueError(f"message {number} is {type(message).__name__}, not an object")
-        try:
-            name = _text(message, sender)
-            value = _text(message, content)
-        except ValueError as error:
-            raise ValueError(f"message {number} does not fit: {error}") from error
-        if name not in roles:
-            raise ValueError(f"message {number} is from {name!r}; known are {', '.join(roles)}")
-        if roles[name] == "system" and number > 1:
-            raise ValueError(f"message {number} is a system text; only the first can be one")
-        turns.append(Turn(roles[name], value))
-    return tuple(turns)
+def complete_turns(row: Row, turns: Turns) -> Turns:
+    """Returns the turns of a row with its columns `system` and `history` (question-answer pairs) before them.
+
+    Raises:
+        ValueError: the row has a column that would be dropped although it says what is to be learned, or two systems.
+    """
+    refuse_fields(row, _UNUSED_COLUMNS, "which would not be learned; take the column out, or leave the row out")
+    pair = "so it is a pair of answers for `neft reward` and `neft rl`; take the column out to learn the rest"
+    refuse_fields(row, ("chosen", "rejected"), pair)
+    before = _system(row) + _history(row)
+    if before and turns and turns[0].role == "system":
+        raise ValueError("it has a system text among its messages, and a column 'system' or 'history'; keep one")
+    return before + turns
 
 
-def _text(row: Row, key: str, *, filled: bool = False) -> str:
-    if key not in row:
-        raise ValueError(f"it has no {key!r}")
-    value = row[key]
-    if not isinstance(value, str):
-        raise ValueError(f"its {key!r} is {type(value).__name__}, not a string")
-    if filled and not value:
-        raise ValueError(f"its {key!r} is empty")
-    if not value.isascii():
-        _check_unicode(value, key)
-    return value
+def _system(row: Row) -> Turns:
+    names = [name for name in _SYSTEM_COLUMNS if row.get(name)]
+    if len(names) > 1:
+        raise ValueError(f"it has both {names[0]!r} and {names[1]!r}; keep one")
+    return tuple(Turn("system", text_of(row, name)) for name in names)
 
 
-def _check_unicode(value: str, key: str) -> None:
-    """JSON can write half a surrogate pair, which no tokenizer takes."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"its {key!r} has half of a surrogate pair at character {error.start}") from error
+def _history(row: Row) -> Turns:
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in history
+    ):
+        raise ValueError("its 'history' is no list of [question, answer] pairs; write it so, or take it out")
+    return tuple(turn for question, answer in history for turn in (Turn("user", question), Turn("assistant", answer)))
+
+
+def _refuse_bad_answer(row: Row) -> None:
+    if "label" in row and row["label"] in (False, "false", "False"):
+        raise ValueError(f"its 'label' is {row['label']!r}, a bad answer in KTO's form; leave such rows out")

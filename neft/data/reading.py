@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from neft.data.chat import chat_template
-from neft.data.documents import Document
+from neft.data.documents import Document, Segment
 from neft.data.files import read_rows
-from neft.data.formats import AUTO, FORMATS, Turns, format_of
+from neft.data.formats import AUTO, FORMATS, complete_turns, format_of
+from neft.data.messages import Row, Turns
 from neft.data.templates import CHAT, TEMPLATES, Template, own_template
 from neft.errors import DataError, InputError
+from neft.kinds import OnBadRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +30,7 @@ def read_documents(
     tokenizer: PreTrainedTokenizerBase | None = None,
     text_column: str = _TEXT,
     dataset_split: str | None = None,
+    on_bad_row: OnBadRow = "error",
 ) -> list[Document]:
     """Returns the documents of a data file or `datasets` folder; see `neft.data.files` for the kinds of files.
 
@@ -39,13 +42,23 @@ def read_documents(
         tokenizer: For the template `chat`.
         text_column: The column of the format `text`.
         dataset_split: Which split of a `datasets` folder with several.
+        on_bad_row: `skip` gives a row that does not fit as a document without segments, with its `problem`.
 
     Raises:
         InputError: the format or template is unknown, or they do not go together.
         DataError: the file cannot be read, is empty, or a row is not what the format says.
     """
-    given = {"template": template, "tokenizer": tokenizer, "text_column": text_column, "dataset_split": dataset_split}
-    documents = list(iter_documents(path, format=format, **given))  # type: ignore[arg-type]
+    documents = list(
+        iter_documents(
+            path,
+            format=format,
+            template=template,
+            tokenizer=tokenizer,
+            text_column=text_column,
+            dataset_split=dataset_split,
+            on_bad_row=on_bad_row,
+        )
+    )
     if not documents:
         raise DataError(f"{path} has no rows; give a file with at least one.")
     return documents
@@ -59,22 +72,22 @@ def iter_documents(
     tokenizer: PreTrainedTokenizerBase | None = None,
     text_column: str = _TEXT,
     dataset_split: str | None = None,
+    on_bad_row: OnBadRow = "error",
 ) -> Iterator[Document]:
     """Yields what `read_documents` returns, one row in memory at a time; options and errors are the same."""
     if format == AUTO:
         format = detect_format(path, text_column=text_column, dataset_split=dataset_split)
+    _check_bad_row(on_bad_row)
     to_turns = _format(format, text_column)
     to_segments, has_own_markers = _template(template, format, tokenizer)
     for number, row in read_rows(path, dataset_split=dataset_split):
         try:
-            turns = to_turns(row)
-        except ValueError as error:
-            raise DataError(f"{path}, row {number} does not fit the format {format}: {error}.") from error
-        is_answered = any(turn.role == "assistant" for turn in turns)
-        try:
-            segments = to_segments(turns) if is_answered else ()
-        except ValueError as error:
-            raise DataError(f"{path}, row {number} does not fit the template: {error}.") from error
+            segments = _segments(row, to_turns, to_segments, where=f"{path}, row {number}", format=format)
+        except DataError as error:
+            if on_bad_row == "error":
+                raise
+            yield Document((), number, problem=str(error))
+            continue
         yield Document(segments, number, has_own_markers)
 
 
@@ -89,9 +102,36 @@ def detect_format(path: Path, *, text_column: str = _TEXT, dataset_split: str | 
         raise DataError(f"{path} has no rows; give a file with at least one.")
     number, row = first
     try:
-        return format_of(row, text_column)
+        return format_of(_without_nulls(row), text_column)
     except ValueError as error:
         raise DataError(f"{path}, row {number}: {error}; name the format ({', '.join(sorted(FORMATS))}).") from error
+
+
+def _segments(
+    row: Row, to_turns: Callable[..., Turns], to_segments: Template, *, where: str, format: str
+) -> tuple[Segment, ...]:
+    row = _without_nulls(row)
+    try:
+        turns = to_turns(row)
+        if format != _TEXT:
+            turns = complete_turns(row, turns)
+    except ValueError as error:
+        raise DataError(f"{where} does not fit the format {format}: {error}.") from error
+    is_answered = any(turn.role == "assistant" for turn in turns)
+    try:
+        return to_segments(turns) if is_answered else ()
+    except ValueError as error:
+        raise DataError(f"{where} does not fit the template: {error}.") from error
+
+
+def _without_nulls(row: Row) -> dict[str, Any]:
+    """Returns the columns that hold something: Parquet and datasets fill a column that a row lacks with null."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _check_bad_row(on_bad_row: str) -> None:
+    if on_bad_row not in get_args(OnBadRow):
+        raise InputError(f"on_bad_row is {on_bad_row!r}; choose one of {', '.join(get_args(OnBadRow))}.")
 
 
 def _format(format: str, text_column: str) -> Callable[..., Turns]:

@@ -78,6 +78,7 @@ class TokenizedData:
         num_truncated: Examples cut at the window.
         dropped: Rows left out, by reason.
         full_lengths: Tokens of every row that has something to learn, before the window.
+        end_ids: The last tokens of the rows that end with something learned, before the window.
     """
 
     examples: list[Example]
@@ -85,6 +86,7 @@ class TokenizedData:
     num_truncated: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     full_lengths: Sequence[int] = ()
+    end_ids: frozenset[int] = frozenset()
 
     @property
     def mean_length(self) -> float:

@@ -27,10 +27,10 @@ _PLACEHOLDER = re.compile(r"\{(instruction|input|prompt|output|completion)\}")
 def raw(turns: Sequence[Turn]) -> tuple[Segment, ...]:
     """The prompt and the completion as they are, or a text alone."""
     if len(turns) == 1 and turns[0].role == "assistant":
-        return (Segment(turns[0].content, is_target=True),)
+        return (turns[0].answer(),)
     system, question, answer = _exchange(turns, "raw")
     _refuse_system(system, "raw")
-    return Segment(question.text, is_target=False), Segment(answer.content, is_target=True)
+    return Segment(question.text, is_target=False), answer.answer()
 
 
 def alpaca(turns: Sequence[Turn]) -> tuple[Segment, ...]:
@@ -46,7 +46,7 @@ def alpaca(turns: Sequence[Turn]) -> tuple[Segment, ...]:
         opening = f"{_PREAMBLE}. {_REQUEST}"
         body = f"### Instruction:\n{question.content}\n\n### Response:"
     prompt = (opening if system is None else f"{system.content}\n\n") + body
-    return Segment(prompt, is_target=False), Segment(answer.content, is_target=True)
+    return Segment(prompt, is_target=False), answer.answer()
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Dialogue:
         for turn in turns:
             if turn.role == "assistant":
                 segments.append(Segment(pending + self.opening, is_target=False))
-                segments.append(Segment(self.answer.replace("{content}", turn.content), is_target=True))
+                segments.append(turn.answer(self.answer.replace("{content}", turn.content)))
                 pending = self.closing
             else:
                 pending += (self.system if turn.role == "system" else self.user).replace("{content}", turn.text)
@@ -133,7 +133,7 @@ def own_template(text: str) -> Template:
             raise ValueError("it has an input, and the template has no {input} or {prompt}")
         values = {"instruction": question.content, "input": question.context, "prompt": question.text}
         prompt = _PLACEHOLDER.sub(lambda match: values[match[1]], text)
-        return Segment(prompt, is_target=False), Segment(answer.content, is_target=True)
+        return Segment(prompt, is_target=False), answer.answer()
 
     return render
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from neft.data.documents import Document, Segment
 from neft.data.encoding import Ids, SegmentEncoder
 from neft.data.examples import IGNORED, Example
 from neft.data.report import TokenizedData
 from neft.errors import DataError, InputError
+from neft.kinds import LossOn, Overlong
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Example", "LossOn", "OverlongRule", "TokenizedData", "tokenize"]
-
-OverlongRule = Literal["drop", "error", "truncate"]
-LossOn = Literal["completion", "all"]
-
 NO_TARGET = "nothing to learn"
+BAD_ROW = "does not fit"
 TOO_LONG = "longer than the window"
 TARGET_OUTSIDE = "completion outside the window"
 
@@ -33,7 +30,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
-    overlong: OverlongRule,
+    overlong: Overlong,
     loss_on: LossOn = "completion",
 ) -> TokenizedData:
     """Tokenizes each segment by itself (`neft.data.encoding`), as inference will see the prompt.
@@ -57,13 +54,16 @@ def tokenize(
     examples: list[Example] = []
     full_lengths: list[int] = []
     dropped: Counter[str] = Counter()
+    end_ids: set[int] = set()
     num_truncated = 0
     for document, example in zip(documents, _examples(documents, tokenizer, loss_on), strict=True):
         length = len(example.input_ids)
         if not _is_learned(example):
-            dropped[NO_TARGET] += 1
+            dropped[BAD_ROW if document.problem else NO_TARGET] += 1
             continue
         full_lengths.append(length)
+        if example.labels[-1] != IGNORED:
+            end_ids.add(example.labels[-1])
         if length <= max_length:
             examples.append(example)
         elif overlong == "drop":
@@ -80,13 +80,13 @@ def tokenize(
             dropped[TARGET_OUTSIDE] += 1
     if not examples:
         raise DataError(_nothing_left(len(documents), max_length, dropped))
-    return TokenizedData(examples, dropped.total(), num_truncated, dict(dropped), full_lengths)
+    return TokenizedData(examples, dropped.total(), num_truncated, dict(dropped), full_lengths, frozenset(end_ids))
 
 
 def _check(tokenizer: PreTrainedTokenizerBase, overlong: str, loss_on: str) -> None:
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token, so completions cannot end; set eos_token in it.")
-    for name, value, kinds in (("overlong", overlong, OverlongRule), ("loss_on", loss_on, LossOn)):
+    for name, value, kinds in (("overlong", overlong, Overlong), ("loss_on", loss_on, LossOn)):
         if value not in get_args(kinds):
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(kinds))}.")
 
@@ -96,8 +96,8 @@ def _is_learned(example: Example) -> bool:
 
 
 def _nothing_left(num_rows: int, max_length: int, dropped: Counter[str]) -> str:
-    if dropped[NO_TARGET] == num_rows:
-        return f"none of {num_rows} rows has an answer to learn; check the format."
+    if dropped[NO_TARGET] + dropped[BAD_ROW] == num_rows:
+        return f"none of {num_rows} rows has an answer to learn ({dropped[BAD_ROW]} do not fit); check the format."
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     return f"none of {num_rows} rows fits the window of {max_length} tokens ({reasons}); raise max_length."
 
@@ -117,14 +117,15 @@ def _example(document: Document, ids_of_segments: Sequence[Ids], eos_id: int, lo
         is_closed = segment.is_target and not document.has_own_markers
         closed = [*ids, eos_id] if is_closed else ids
         input_ids += closed
-        labels += closed if segment.is_target or loss_on == "all" else [IGNORED] * len(closed)
+        is_learned = segment.is_learned and (segment.is_target or loss_on == "all")
+        labels += closed if is_learned else [IGNORED] * len(closed)
     if labels:
         labels[0] = IGNORED
     return Example(input_ids, labels)
 
 
 def _encoded(documents: Sequence[Document], encoder: SegmentEncoder) -> Iterator[list[Ids]]:
-    """Yields the ids of every segment of every document, encoded by place."""
+    """Yields the ids of every segment of every document."""
     segments_of = [_filled(document) for document in documents]
     has_markers = [document.has_own_markers for document in documents]
     firsts: dict[bool, Iterator[Ids]] = {}

@@ -25,6 +25,7 @@ from neft.rl.pairs import read_pairs, read_prompts
 from neft.rl.recording import checked_identity, logged, record_of
 from neft.rl.reference import chosen_reference, drop_copy
 from neft.rl.scoring import RewardScorer
+from neft.writable import ensure_writable
 
 RewardHook = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Prompts and completions to rewards, in place of a reward model."""
@@ -127,6 +128,7 @@ def _load(config: PolicyConfig, rows: Any, reward_hook: RewardHook | None) -> _R
     tokenizer = load_tokenizer(config.model)
     model = load_policy(config)
     refuse_noise(model)
+    ensure_writable(model, tokenizer, config.output)
     max_length = window(config, model)
     if config.method == "dpo":
         pairs, num_dropped = encode_pairs(rows, tokenizer, max_length=max_length)

@@ -21,6 +21,7 @@ from neft.rl.options import RewardConfig
 from neft.rl.pairs import AnswerPair, read_pairs, split_pairs
 from neft.rl.recording import checked_identity, logged, record_of
 from neft.rl.scoring import padding_id, pair_accuracy
+from neft.writable import ensure_writable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,7 @@ def _load(config: RewardConfig, pairs: list[AnswerPair], eval_pairs: list[Answer
     tokenizer = load_tokenizer(config.model)
     model = load_new_reward_model(config)
     refuse_noise(model)
+    ensure_writable(model, tokenizer, config.output)
     max_length = window(config, model)
     encoded, num_dropped = encode_pairs(pairs, tokenizer, max_length=max_length)
     held_out: list[EncodedPair] = []

@@ -46,15 +46,19 @@ def test_rows_become_documents(tmp_path):
         (FORMAT, {"prompt": "a", "completion": "b\ud83d"}, "'completion' has half of a surrogate pair at character 1"),
         ("alpaca", {"instruction": "", "output": "b"}, "'instruction' is empty"),
         ("alpaca", {"instruction": "a", "response": "b"}, "no 'output'"),
-        ("alpaca", {"instruction": "a", "input": None, "output": "b"}, "'input' is NoneType"),
+        ("alpaca", {"instruction": "a", "input": 3, "output": "b"}, "'input' is int"),
         ("sharegpt", {"messages": []}, "no 'conversations'"),
         ("sharegpt", {"conversations": "hi"}, "'conversations' is str, not a list"),
         ("sharegpt", {"conversations": [ASK, "hi"]}, "message 2 is str, not an object"),
         ("sharegpt", {"conversations": [{"from": "human"}]}, "message 1 does not fit: it has no 'value'"),
-        ("sharegpt", {"conversations": [{"from": "bing", "value": ""}]}, "message 1 is from 'bing'; known are system"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "bing", "value": ""}]},
+            "message 1 does not fit: it is from 'bing'; known are system",
+        ),
         ("sharegpt", {"conversations": [ASK, {"from": "system", "value": "s"}]}, "message 2 is a system text"),
-        ("chat", {"messages": [{"role": "user", "content": None}]}, "message 1 .* 'content' is NoneType"),
-        ("chat", {"messages": [{"role": "tool", "content": "x"}]}, "message 1 is from 'tool'"),
+        ("chat", {"messages": [{"role": "user", "content": None}]}, "message 1 does not fit: it has no 'content'"),
+        ("chat", {"messages": [{"role": "tool", "content": "x"}]}, "message 1 does not fit: it is from 'tool'"),
         ("text", {"content": "x"}, "no 'text'"),
     ],
 )
@@ -127,7 +131,10 @@ def test_text_in_a_column_of_any_name(tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"format": "alpacca"}, "'alpacca'; choose auto or one of alpaca, chat, prompt-completion, sharegpt, .*text"),
+        (
+            {"format": "alpacca"},
+            "'alpacca'; choose auto or one of alpaca, chat, conversational, prompt-completion, sharegpt, .*text",
+        ),
         ({"format": "alpaca", "template": "llama"}, "template is 'llama'; choose one of raw, alpaca, .*chat, or write"),
         ({"format": "alpaca", "text_column": "body"}, "text_column is 'body', but the format alpaca"),
         ({"format": "text", "template": "alpaca"}, "template is 'alpaca', but the format text"),

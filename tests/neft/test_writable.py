@@ -1,0 +1,111 @@
+"""The output of a run: checked before the first step, and a model that stops where its data do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoTokenizer, GenerationConfig
+
+from neft import InputError, TrainingConfig, merge, train
+from neft.errors import OutputError
+from neft.writable import ensure_writable
+
+from .conftest import write_rows
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} w9 {% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def _config(model, data, output, **options):
+    return TrainingConfig(
+        model=model, data=data, output=output, **{"max_steps": 1, "batch_size": 2, "show_progress": False, **options}
+    )
+
+
+def _edited(model_folder, folder, **values):
+    shutil.copytree(model_folder, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return folder
+
+
+def test_options_without_effect_are_left_out_and_named(model_folder, data_file, tmp_path, capsys):
+    """Transformers loads a temperature without do_sample and refuses to write it; a pad_token_id of -1 likewise."""
+    source = _edited(model_folder, tmp_path / "vicuna", temperature=0.9, top_p=0.6, pad_token_id=-1)
+    train(_config(source, data_file, tmp_path / "out"))
+    assert "temperature=0.9, top_p=0.6, pad_token_id=-1" in capsys.readouterr().err
+    assert "temperature" not in json.loads((tmp_path / "out" / "generation_config.json").read_text())
+
+
+def test_what_cannot_be_repaired_ends_the_run_before_its_first_step(model_folder, data_file, tmp_path):
+    """A generation config that stays refused names the file; nothing was trained and nothing is left behind."""
+    source = _edited(model_folder, tmp_path / "odd", output_scores=True)
+    with pytest.raises(InputError, match=r"generation_config.json; mend that file .*output_scores"):
+        train(_config(source, data_file, tmp_path / "out"))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_tokenizer_that_cannot_be_written_is_found_before(model, tokenizer, tmp_path):
+    """Everything but the weights is written once before the run."""
+    tokenizer.init_kwargs["extra"] = object()
+    with pytest.raises(InputError, match="could not be written after training, so nothing was trained"):
+        ensure_writable(model, tokenizer, tmp_path / "out")
+
+
+def test_a_disk_without_space_for_the_weights_is_refused(model, tokenizer, tmp_path, monkeypatch):
+    """The message has both sizes and the folder."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr("neft.writable.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match=r"weights take .* GiB and the disk of .* has 0.0 GiB free"):
+        ensure_writable(model, tokenizer, tmp_path / "out")
+
+
+@pytest.fixture
+def chat_run(model_folder, tmp_path):
+    """A chat data file whose template closes answers with w9, a special token other than the end-of-sequence."""
+    source = tmp_path / "source"
+    shutil.copytree(model_folder, source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["w9"]})
+    tokenizer.save_pretrained(source)
+    (tmp_path / "chat.jinja").write_text(TEMPLATE)
+    messages = [{"role": "user", "content": "w0"}, {"role": "assistant", "content": "w1"}]
+    data = write_rows(tmp_path / "chat.jsonl", [{"messages": messages}] * 4)
+    return {"model": source, "data": data, "chat_template": tmp_path / "chat.jinja"}
+
+
+def test_the_token_that_closes_the_answers_ends_generation(chat_run, tmp_path, capsys):
+    """It joins the end tokens of the saved model, whose tokenizer has the template of the file."""
+    train(_config(output=tmp_path / "out", **chat_run))
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [2, 13]
+    assert "the answers end with 'w9'" in capsys.readouterr().err
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == TEMPLATE
+
+
+def test_an_adapter_hands_its_end_tokens_to_the_merged_model(chat_run, tmp_path):
+    """PEFT writes no generation config, so the adapter's folder has one and merge takes it over."""
+    train(_config(output=tmp_path / "adapter", lora_r=2, **chat_run))
+    merge(tmp_path / "adapter", tmp_path / "merged")
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == [2, 13]
+
+
+def test_a_chat_template_file_goes_with_no_other_template(chat_run, tmp_path):
+    """A template that does not read the file is refused."""
+    with pytest.raises(InputError, match="and template 'vicuna' does not use it"):
+        _config(output=tmp_path / "out", template="vicuna", **chat_run)
+
+
+def test_rows_that_are_not_learned_are_counted_on_stderr(model_folder, tmp_path, capsys):
+    """Too long, unanswered and unfit rows are named with their number, the window and the first complaint."""
+    rows = [{"prompt": "w1", "completion": "w2"}] * 3
+    rows += [{"prompt": "w1", "completion": " ".join(["w2"] * 40)}] * 2 + [{"prompt": "w1", "completion": 3}]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    train(_config(model_folder, data, tmp_path / "out", on_bad_row="skip"))
+    said = capsys.readouterr().err
+    assert "2 of 6 training rows left out: longer than the window of 32 tokens (the longest has 42 tokens" in said
+    assert "1 of 6 training rows skipped, they do not fit; the first: " in said
+    assert "rows.jsonl, row 6 does not fit the format prompt-completion: its 'completion' is int" in said
