@@ -2,17 +2,19 @@
 
 Without options it measures the bundled trio, inflated to a large model's cost (0.3B against 26M), so that drafts are
 accepted as they are in earnest. `--shape llama2-13b,llama2-7b,llama2-7b` takes random weights of those sizes on the
-device; `--base --expert --anti` any models. Variants: the base alone (a lean eager loop, and our own loop at α = 0), a
-naive loop of three models as the published code has it, ours plain, with the pair in one pass, and speculative.
+device; `--base --expert --anti` any models; `--trio real` SmolLM2-135M and the pair of `make real`. Variants: the base
+alone (a lean eager loop, and our own loop at α = 0), a naive loop of three models as the published code has it, ours
+plain, with the pair in one pass, and speculative; of the real trio also transformers' generate and vLLM's engine.
 
 All variants first decode the same rows, and their tokens are compared; then they take turns, round by round.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -32,9 +34,13 @@ from benchmarks.decoding.trios import Trio, inflated_trio, loaded_trio, shape_tr
 from benchmarks.decoding.variants import (
     ALONE,
     BASE,
+    EXTRA_NAMES,
+    GENERATE,
     NAIVE,
     NAMES,
     PLAIN,
+    SPECULATIVE,
+    VLLM,
     WITH_PAIR,
     Engine,
     Variant,
@@ -42,18 +48,28 @@ from benchmarks.decoding.variants import (
     variants,
 )
 from benchmarks.decoding.workloads import Workload, WorkloadError, parse_workload
+from benchmarks.real.recipe import Recipe
+from benchmarks.real.speed_trio import trio_folders
 from proxytune import ProxyTuneError
 
 Call = Callable[[], Decoded]
 
 # The paper's three at batch 1, then larger batches.
 _PROTOCOL = ("8:512@1", "512:8@1", "8:8@1", "64:64@1", "64:64@8", "64:64@32")
+# A trio of 0.1 billion parameters takes this on two cores in minutes, both dtypes together.
+_REAL = ("64:32@1", "512:32@1", "64:32@8", "512:8@8")
 _QUICK = ("8:8@1", "128:8@1", "16:32@1", "16:8@8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's options to a parser."""
     models = parser.add_argument_group("models (default: the bundled trio, inflated)")
+    models.add_argument(
+        "--trio",
+        choices=("demo", "real"),
+        default="demo",
+        help="real: SmolLM2-135M and the pair of `make real`, in float32 and bfloat16, vLLM among the variants",
+    )
     models.add_argument("--shape", metavar="B,E,A", help="random weights: llama2-13b,llama2-7b,llama2-7b; name:20 cuts")
     for role in ("base", "expert", "anti"):
         models.add_argument(f"--{role}", metavar="MODEL", help=f"hub id or folder of the {role}")
@@ -64,10 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     models.add_argument("--rank", type=int, default=8, help="of the LoRA in --shape and the inflated trio (default 8)")
     parser.add_argument("--workloads", nargs="+", metavar="PROMPT:NEW@BATCH", help=f"default: {' '.join(_PROTOCOL)}")
-    parser.add_argument("--variants", nargs="+", default=list(NAMES), metavar="NAME", help=f"some of {' '.join(NAMES)}")
+    known = " ".join([*NAMES, *EXTRA_NAMES])
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"some of {known}")
     parser.add_argument("--speculation", default="auto", help="auto or a number of drafts (default auto)")
     parser.add_argument("--compile", choices=("auto", "off"), default="auto")
-    parser.add_argument("--rounds", type=int, help="timed runs of each variant (default 3; 2 with --quick)")
+    parser.add_argument(
+        "--rounds", type=int, help="timed runs of each variant (default 3; 2 with --quick, 1 of --trio real)"
+    )
     parser.add_argument("--quick", action="store_true", help="short workloads: minutes on two cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one row per variant and workload")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the ratios")
@@ -98,10 +117,35 @@ def run(options: argparse.Namespace) -> int:
     transformers_logging.disable_progress_bar()
     # cuDNN's attention makes a plan at every new length: the naive loop and the base alone would pay for it, ours not.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    workloads = [parse_workload(text) for text in options.workloads or (_QUICK if options.quick else _PROTOCOL)]
-    trio = _trio(options, context=max(work.prompt_tokens + work.new_tokens for work in workloads) + 64)
-    engine = Engine(speculation=_speculation(options.speculation), compile=options.compile)
-    measured = variants(trio, options.variants, engine)
+    rows: list[Row] = []
+    for dtype in _dtypes(options):
+        for of_workload in _measured(options, dtype):
+            rows += of_workload
+            if options.json is not None:
+                write_rows(options.json, rows)
+    sys.stdout.write(table(rows))
+    if options.png is not None:
+        plot_rows(options.png, rows)
+    return 0
+
+
+def _dtypes(options: argparse.Namespace) -> tuple[torch.dtype, ...]:
+    """Return the dtypes that are measured, one after the other."""
+    if options.dtype is not None:
+        return (getattr(torch, options.dtype),)
+    if options.trio == "real":
+        return torch.float32, torch.bfloat16
+    return (torch.bfloat16 if torch.device(options.device).type == "cuda" else torch.float32,)
+
+
+def _measured(options: argparse.Namespace, dtype: torch.dtype) -> Iterator[list[Row]]:
+    """Yield the rows of each workload in one dtype; engines end with the last."""
+    default = _QUICK if options.quick else _REAL if options.trio == "real" else _PROTOCOL
+    workloads = [parse_workload(text) for text in options.workloads or default]
+    context = max(work.prompt_tokens + work.new_tokens for work in workloads) + 64
+    names = _variant_names(options)
+    trio = _trio(options, names, dtype=dtype, context=context)
+    measured = variants(trio, names, Engine(speculation=_speculation(options.speculation), compile=options.compile))
     setting = Setting(
         benchmark="speed",
         models=trio.label,
@@ -110,25 +154,31 @@ def run(options: argparse.Namespace) -> int:
         device_gb_per_s=read_gb_per_s(trio.base.device),
         is_quick=options.quick,
     )
-    rounds = options.rounds or (2 if options.quick else 3)
-    rows: list[Row] = []
-    for workload in workloads:
-        _note(f"{workload.label}: checking tokens, then {rounds} rounds")
-        rows += measure(trio, measured, workload, setting, rounds=rounds)
-        if options.json is not None:
-            write_rows(options.json, rows)
-    sys.stdout.write(table(rows))
-    if options.png is not None:
-        plot_rows(options.png, rows)
-    return 0
+    rounds = options.rounds or (2 if options.quick else 1 if options.trio == "real" else 3)
+    try:
+        for workload in workloads:
+            _note(f"{workload.label}, {dtype}: checking tokens, then {rounds} rounds")
+            yield measure(trio, measured, workload, setting, rounds=rounds)
+    finally:
+        for one in measured:
+            one.close()
 
 
-def _trio(options: argparse.Namespace, *, context: int) -> Trio:
+def _variant_names(options: argparse.Namespace) -> list[str]:
+    """Return the variants that were asked for, or those of the trio; vLLM's only where it is installed."""
+    if options.variants:
+        return list(options.variants)
+    if options.trio == "demo":
+        return list(NAMES)
+    engine = [VLLM] if find_spec("vllm") is not None else []
+    return [BASE, NAIVE, GENERATE, PLAIN, SPECULATIVE, *engine]
+
+
+def _trio(options: argparse.Namespace, names: Sequence[str], *, dtype: torch.dtype, context: int) -> Trio:
     device = torch.device(options.device)
-    dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     named = [options.base, options.expert, options.anti]
-    if options.shape and any(named):
-        raise WorkloadError("--shape with --base, --expert or --anti: pass one or the other.")
+    if options.shape and (any(named) or options.trio == "real"):
+        raise WorkloadError("--shape with --trio, --base, --expert or --anti: pass one or the other.")
     if options.shape:
         return shape_trio(
             parse_shapes(options.shape),
@@ -136,8 +186,13 @@ def _trio(options: argparse.Namespace, *, context: int) -> Trio:
             device=device,
             rank=options.rank,
             context=max(context, 4096),
-            has_pair=any(name in WITH_PAIR for name in options.variants),
+            has_pair=any(name in WITH_PAIR for name in names),
         )
+    if options.trio == "real":
+        if any(named):
+            raise WorkloadError("--trio real with --base, --expert or --anti: pass one or the other.")
+        label, folders = trio_folders(Recipe())
+        return replace(loaded_trio(*map(str, folders), dtype=dtype, device=device), label=label)
     if not any(named):
         return inflated_trio(dtype=dtype, device=device, rank=options.rank)
     if not all(named):

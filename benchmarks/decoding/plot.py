@@ -45,4 +45,4 @@ def plot_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _label(row: Row) -> str:
-    return f"{row.prompt_tokens:g} → {row.new_tokens:g}\nbatch {row.batch}"
+    return f"{row.prompt_tokens:g} → {row.new_tokens:g}\nbatch {row.batch}, {row.dtype}"

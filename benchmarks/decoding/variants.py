@@ -1,10 +1,15 @@
 """The ways of decoding that are compared, each as one call: prompts and a number of tokens in, tokens and times out."""
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.decoding.naive import Decoded, Drafting, lean_loop, naive_loop
 from benchmarks.decoding.trios import Trio
@@ -21,6 +26,8 @@ BASE, BASE_OURS, NAIVE, PLAIN, PAIR, SPECULATIVE, PAIR_SPECULATIVE = NAMES = (
     "speculative",
     "pair_speculative",
 )
+# Only where they are asked for by name: the composite in transformers' own generate, and in vLLM's engine.
+GENERATE, VLLM = EXTRA_NAMES = ("generate", "vllm")
 ALONE = (BASE, BASE_OURS)
 WITH_PAIR = (PAIR, PAIR_SPECULATIVE)
 WITH_DRAFTS = (SPECULATIVE, PAIR_SPECULATIVE)
@@ -45,6 +52,7 @@ class Variant:
     name: str
     run: Run
     generator: ProxyGenerator | None = None
+    close: Callable[[], None] = lambda: None
 
 
 def variants(trio: Trio, names: Sequence[str], engine: Engine) -> list[Variant]:
@@ -53,9 +61,10 @@ def variants(trio: Trio, names: Sequence[str], engine: Engine) -> list[Variant]:
     Raises:
         VariantError: A name is unknown.
     """
-    unknown = [name for name in names if name not in NAMES]
+    known = [*NAMES, *EXTRA_NAMES]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise VariantError(f"variant {unknown[0]!r} is unknown: take some of {', '.join(NAMES)}.")
+        raise VariantError(f"variant {unknown[0]!r} is unknown: take some of {', '.join(known)}.")
     wanted = [name for name in NAMES if name in names and (trio.adapted is not None or name not in WITH_PAIR)]
     generators = _generators(trio, wanted, engine)
     found = []
@@ -68,7 +77,49 @@ def variants(trio: Trio, names: Sequence[str], engine: Engine) -> list[Variant]:
             run = partial(decode, generators[name], alpha=0.0 if name == BASE_OURS else 1.0)
         generator = generators[name] if name in WITH_DRAFTS else None
         found.append(Variant(name=name, run=run, generator=generator))
+    if GENERATE in names:
+        found.append(Variant(name=GENERATE, run=partial(_generate, _new_generator(trio, "off", engine))))
+    if VLLM in names:
+        found.append(_vllm_variant(trio))
     return found
+
+
+def _new_generator(trio: Trio, speculation: Any, engine: Engine) -> ProxyGenerator:
+    return ProxyGenerator(*trio.models, tokenizer=trio.tokenizer, speculation=speculation, compile=engine.compile)
+
+
+@torch.inference_mode()
+def _generate(generator: ProxyGenerator, prompts: list[list[int]], count: int) -> Decoded:
+    """Decode by the composite's `generate`, which is transformers' own; prompts are of one length."""
+    ids = torch.tensor(prompts, device=generator.model.device)
+    started = time.perf_counter()
+    found = generator.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, eos_token_id=None
+    )
+    seconds = time.perf_counter() - started
+    return Decoded(token_ids=found[:, ids.shape[1] :].tolist(), seconds=seconds)
+
+
+def _vllm_variant(trio: Trio) -> Variant:
+    """Return the composite in an engine of vLLM, eager, that runs until the variant is closed.
+
+    Raises:
+        VariantError: vLLM is not installed.
+    """
+    from benchmarks.decoding.engines import CompositeEngine, engine_options, save_trio, set_up_environment
+
+    if find_spec("vllm") is None:
+        raise VariantError(f"variant {VLLM!r} needs vLLM, which is not installed: name the other variants.")
+    set_up_environment()
+    root = tempfile.TemporaryDirectory(prefix="proxytune-bench-")
+    options = engine_options(is_eager=True, max_length=1024, max_rows=8, num_engines=1, device=trio.base.device)
+    engine = CompositeEngine(save_trio(trio, Path(root.name)), options, trio.base.dtype)
+
+    def close() -> None:
+        engine.close()
+        root.cleanup()
+
+    return Variant(name=VLLM, run=lambda prompts, count: engine.decode(prompts, [count] * len(prompts)), close=close)
 
 
 def _lean(trio: Trio, prompts: list[list[int]], count: int) -> Decoded:

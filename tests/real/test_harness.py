@@ -1,0 +1,57 @@
+"""The saved proxy folder as other programs load it: transformers and lm-evaluation-harness."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from proxytune import ProxyGenerator
+from tests.real.conftest import Cuts
+
+TOLERANCE = 1e-3  # nats of an ending
+
+
+@pytest.fixture(scope="module")
+def folder(cuts: Cuts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A proxy folder over the cuts, α = 0.5."""
+    path = tmp_path_factory.mktemp("proxy")
+    ProxyGenerator(*cuts.folders, dtype="float32", alpha=0.5).save_pretrained(path)
+    return path
+
+
+def test_transformers_generates_what_the_arithmetic_does(folder: Path, cuts: Cuts) -> None:
+    """AutoModelForCausalLM on the proxy folder, by its own generate."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = cuts.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    found = model.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, eos_token_id=None)
+    assert found[0, ids.shape[1] :].tolist() == cuts.reference.greedy([ids[0].tolist()] * 3, [0.5], 8)
+
+
+def test_the_harness_scores_hellaswag_as_the_arithmetic(folder: Path, cuts: Cuts, data: Path) -> None:
+    """lm-eval's HFLM on the proxy folder: log-likelihoods of HellaSwag's endings are those of plain forwards."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'proxytune[bench]'")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    with gzip.open(data / "hellaswag/hellaswag_val_1000.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line, _ in zip(file, range(4), strict=False)]
+    pairs = [(row["ctx"], " " + ending) for row in rows for ending in row["endings"]]
+    harness = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4, softmax_dtype="float32")
+    requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
+    found = [value for value, _ in harness.loglikelihood(requests, disable_tqdm=True)]
+    expected = [_loglikelihood(cuts, context, ending) for context, ending in pairs]
+    assert max(abs(one - other) for one, other in zip(found, expected, strict=True)) < TOLERANCE
+
+
+@torch.no_grad()
+def _loglikelihood(cuts: Cuts, context: str, ending: str) -> float:
+    first = len(cuts.tokenizer(context).input_ids)
+    ids = torch.tensor([cuts.tokenizer(context + ending).input_ids])
+    logits: dict[str, Any] = {name: model(ids, use_cache=False).logits[0] for name, model in cuts.models.items()}
+    combined = logits["base"] + 0.5 * (logits["expert"] - logits["anti"])
+    table = combined[first - 1 : -1].log_softmax(-1)
+    return float(table.gather(-1, ids[0, first:, None]).sum())
