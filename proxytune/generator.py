@@ -11,28 +11,16 @@ from proxytune.checkpoints import load_tokenizer
 from proxytune.completion import Completion, Request, Score
 from proxytune.detokenize import TextStream
 from proxytune.errors import ContextLengthError, OptionError, OutputError
+from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.folder import local_folder, push
-from proxytune.hf.loading import (
-    config_of,
-    load_config,
-    roles_of,
-    save_composite,
-    stored_generation_config,
-)
+from proxytune.hf.loading import config_of, load_config, roles_of, save_composite, stored_generation_config
 from proxytune.hf.modeling import ProxyTunedForCausalLM
-from proxytune.options import GenerationOptions, LoopSettings, OptionKwargs, Speculation, loop_settings
+from proxytune.options import GenerationOptions, LoopSettings, OptionKwargs, Speculation
 from proxytune.prompts import Prompt, PromptFormat
 from proxytune.requests import RequestBuilder, as_continuations, as_prompts
 from proxytune.roles import Pair, Role, as_pairs
 from proxytune.rows import RowCutter
-from proxytune.runtimes import (
-    RuntimeName,
-    choose_runtime,
-    load_draft,
-    new_runtime,
-    new_vllm_composite,
-    require_fitting,
-)
+from proxytune.runtimes import RuntimeName, RuntimeOptions, load_draft, new_runtime, new_vllm_composite
 from proxytune.shared_tokens import as_tokenizer, resolve_tokenizers
 from proxytune.trace import Trace
 
@@ -122,21 +110,13 @@ class ProxyGenerator:
             (Role.of(pair.expert, "expert", **defaults), Role.of(pair.anti, "anti", **defaults)) for pair in all_pairs
         ]
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
-        for name in (
-            *formats.values(),
-            *(name for pair in all_pairs for name in (pair.expert_prompt, pair.anti_prompt)),
-        ):
+        pair_formats = [name for pair in all_pairs for name in (pair.expert_prompt, pair.anti_prompt)]
+        for name in (*formats.values(), *pair_formats):
             PromptFormat(name or "raw")
-        settings = loop_settings(speculation, draft, compile)
+        loop = LoopSettings(speculation=speculation, draft=draft, compile=compile)
+        options = RuntimeOptions(name=runtime, engine_options=engine_options, loop=loop)
         config = config_of(base_role, all_pairs, roles, formats, rule)
-        self.runtime = choose_runtime(runtime, engine_options, base_role, roles)
-        require_fitting(self.runtime, settings)
-        if self.runtime == "vllm":
-            model = new_vllm_composite(base_role, roles, config, engine_options)
-        else:
-            model = ProxyTunedForCausalLM.from_roles(base_role, roles, config, as_tokenizer(tokenizer))
-        self._set_up(base_role, roles, model, tokenizer, eos_token_ids)
-        self._start(model, settings, draft, defaults)
+        self._start(base_role, roles, config, options, tokenizer, eos_token_ids, defaults)
 
     @classmethod
     def from_pretrained(
@@ -192,28 +172,21 @@ class ProxyGenerator:
                 setattr(config, name, PromptFormat(value).name)
         if alpha is not None:
             config.replace_alphas(alpha)
-        settings = {"dtype": dtype, "device_map": device_map, "quantization": quantization}
-        settings = {name: value for name, value in settings.items() if value is not None}
+        defaults: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "quantization": quantization}
+        defaults = {name: value for name, value in defaults.items() if value is not None}
         if trust_remote_code:
-            settings["trust_remote_code"] = True
-        base, roles = roles_of(config, **settings)
-        loop = loop_settings(speculation, draft, compile)
-        chosen = choose_runtime(runtime, engine_options, base, roles)
-        require_fitting(chosen, loop)
-        if chosen == "vllm":
-            model = new_vllm_composite(base, roles, config, engine_options)
-            model.generation_config = stored_generation_config(folder) or model.generation_config
-        else:
-            given = as_tokenizer(tokenizer)
-            model = ProxyTunedForCausalLM.from_pretrained(
-                folder, config=config, base_url=base_url, tokenizer=given, **settings
-            )
-        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(Role(str(folder)))
-        eos = model.generation_config.eos_token_id if (Path(folder) / "generation_config.json").is_file() else None
+            defaults["trust_remote_code"] = True
+        base, roles = roles_of(config, **defaults)
+        loop = LoopSettings(speculation=speculation, draft=draft, compile=compile)
+        options = RuntimeOptions(name=runtime, engine_options=engine_options, loop=loop)
+        if tokenizer is None:
+            tokenizer = load_tokenizer(Role(str(folder)))
+        config.name_or_path = str(folder)
+        stored = stored_generation_config(folder)
+        eos = None if stored is None else stored.eos_token_id
         generator = cls.__new__(cls)
-        generator.runtime = chosen
-        generator._set_up(base, roles, model, tokenizer, [eos] if isinstance(eos, int) else eos)
-        generator._start(model, loop, draft, settings)
+        eos_token_ids = [eos] if isinstance(eos, int) else eos
+        generator._start(base, roles, config, options, tokenizer, eos_token_ids, defaults, stored)
         return generator
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -352,27 +325,38 @@ class ProxyGenerator:
         requests = self._builder.for_scoring(as_prompts(prompts), as_continuations(continuations), alpha)
         return ((request.index, score) for request, score in self._runtime.score(requests, batch_size))
 
-    def _set_up(
+    def _start(
         self,
         base: Role,
         roles: Sequence[tuple[Role, Role]],
-        model: Any,
+        config: ProxyTunedConfig,
+        options: RuntimeOptions,
         tokenizer: Any,
         eos_token_ids: Sequence[int] | None,
+        defaults: Mapping[str, Any],
+        generation_config: Any = None,
     ) -> None:
-        """Resolve tokenizers, vocabulary and special ids around a built composite."""
+        """Load the roles, resolve tokenizers, vocabulary and special ids, and start the runtime.
+
+        `eos_token_ids` and `generation_config` go before the roles' own; a draft model is loaded with `defaults`.
+        """
+        self.runtime = options.choose(base, roles)
+        if self.runtime == "vllm":
+            model = new_vllm_composite(base, roles, config, options.engine_options)
+        else:
+            model = ProxyTunedForCausalLM.from_roles(base, roles, config, as_tokenizer(tokenizer))
+        model.generation_config = generation_config or model.generation_config
         self.model = model
         self.tokenizer, self.eos_token_ids, role_tokenizers = resolve_tokenizers(
             model, base, roles, tokenizer, eos_token_ids
         )
         self._builder = RequestBuilder.for_model(model, role_tokenizers, self.tokenizer)
-
-    def _start(self, model: Any, settings: LoopSettings, draft: Any, defaults: Mapping[str, Any]) -> None:
-        """Start the runtime, with its draft model if one is named."""
-        size = model.config.vocab_size
-        drafter = load_draft(draft, defaults, size, {"base": self.tokenizer}) if settings.has_draft_model else None
+        drafter = None
+        if options.loop.has_draft_model:
+            shared = {"base": self.tokenizer}
+            drafter = load_draft(options.loop.draft, defaults, model.config.vocab_size, shared)
         pad = model.generation_config.pad_token_id
-        self._runtime = new_runtime(self.runtime, model, self.tokenizer, self.eos_token_ids, pad, settings, drafter)
+        self._runtime = new_runtime(self.runtime, model, self.tokenizer, self.eos_token_ids, pad, options.loop, drafter)
 
     def close(self) -> None:
         """End the vLLM engine's processes, or the connections to a base behind an API; else there is nothing to end."""

@@ -192,35 +192,30 @@ class LoopSettings:
 
     Attributes:
         speculation: "auto" measures whether drafts pay and how far to draft; "off" never drafts; k drafts k tokens.
-        has_draft_model: A model of its own drafts, instead of the expert.
+        draft: The drafter: "expert", or a model in whatever way roles are named.
         compile: "auto" captures each role's forward as a CUDA graph; "off" runs eagerly.
     """
 
     speculation: Speculation = "auto"
-    has_draft_model: bool = False
+    draft: Any = "expert"
     compile: Literal["auto", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if self.speculation not in ("auto", "off"):
             _require_integer("speculation (unless 'auto' or 'off')", self.speculation, least=1)
         _require(self.compile in ("auto", "off"), "compile", self.compile, "'auto' or 'off'")
+        if self.has_draft_model and self.speculation == "off":
+            raise OptionError("draft names a model and speculation is 'off': leave one of them out.")
+
+    @property
+    def has_draft_model(self) -> bool:
+        """True if a model of its own drafts, instead of the expert."""
+        return not (isinstance(self.draft, str) and self.draft == "expert")
 
     @property
     def is_demanded(self) -> bool:
         """True if drafts were asked for, False if they are left to the loop."""
         return self.speculation not in ("auto", "off") or self.has_draft_model
-
-
-def loop_settings(speculation: Speculation, draft: Any, compile: Literal["auto", "off"]) -> LoopSettings:
-    """Return checked settings; `draft` is "expert", or whatever names a model.
-
-    Raises:
-        OptionError: One of them is not what it may be.
-    """
-    has_draft_model = not (isinstance(draft, str) and draft == "expert")
-    if has_draft_model and speculation == "off":
-        raise OptionError("draft names a model and speculation is 'off': leave one of them out.")
-    return LoopSettings(speculation=speculation, has_draft_model=has_draft_model, compile=compile)
 
 
 def plain_number(value: Any) -> Any:

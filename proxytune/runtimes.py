@@ -1,6 +1,7 @@
 """The runtimes of a composite, transformers in this process or vLLM's engine, and the choice between them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -71,14 +72,34 @@ def choose_runtime(
     return name
 
 
-def require_fitting(name: Literal["hf", "vllm"], settings: LoopSettings) -> None:
-    """Raise OptionError where vLLM is asked for what its engine has options of its own for."""
-    if name == "vllm" and settings.is_demanded:
-        asked = "draft" if settings.has_draft_model else f"speculation={settings.speculation!r}"
-        raise OptionError(
-            f"{asked} is for runtime='hf': vLLM speculates by "
-            'engine_options={"speculative_config": {"method": "draft_model", "model": "expert", …}}.'
-        )
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """A generator's choice of runtime, and its settings there.
+
+    Attributes:
+        name: As in `choose_runtime`.
+        engine_options: vLLM's.
+        loop: Settings of the hf runtime's loop.
+    """
+
+    name: RuntimeName = "hf"
+    engine_options: Mapping[str, Any] | None = None
+    loop: LoopSettings = field(default_factory=LoopSettings)
+
+    def choose(self, base: Role, pairs: Sequence[tuple[Role, Role]]) -> Literal["hf", "vllm"]:
+        """Return the runtime of these roles; errors as in `choose_runtime`.
+
+        Raises:
+            OptionError: vLLM is asked for what its engine has options of its own for.
+        """
+        chosen = choose_runtime(self.name, self.engine_options, base, pairs)
+        if chosen == "vllm" and self.loop.is_demanded:
+            asked = "draft" if self.loop.has_draft_model else f"speculation={self.loop.speculation!r}"
+            raise OptionError(
+                f"{asked} is for runtime='hf': vLLM speculates by "
+                'engine_options={"speculative_config": {"method": "draft_model", "model": "expert", …}}.'
+            )
+        return chosen
 
 
 def load_draft(source: Any, defaults: Mapping[str, Any], vocab_size: int, shared: Mapping[str, Any]) -> RoleModel:
