@@ -15,7 +15,8 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from proxytune.checkpoints import load_tokenizer
-from proxytune.errors import OptionError, RuntimeUnsupportedError, UnknownOptionError
+from proxytune.errors import OptionError, RuntimeUnsupportedError
+from proxytune.hf.arguments import composite_cache, refuse_unshareable, with_prompt
 from proxytune.hf.cache import CompositeCache, new_cache
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.finite import require_finite
@@ -33,17 +34,6 @@ from proxytune.roles import Role
 from proxytune.rules import rule_named
 from proxytune.steering import AlphaLike, Strengths
 
-# What transformers and tokenizers hand to every model, and changes nothing for these.
-_MEANINGLESS = frozenset(
-    {
-        "cache_position",
-        "num_items_in_batch",
-        "output_attentions",
-        "output_hidden_states",
-        "token_type_ids",
-        "use_cache",
-    }
-)
 _ROLE_FIELDS = ("dtype", "device_map", "quantization", "trust_remote_code")
 _OWN_ARGUMENTS = ("alpha", "role_prompts", "prompt_length", "clamp_positions")
 
@@ -213,13 +203,13 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         """
         strengths = self._strengths(alpha)
         if role_inputs is None:
-            _refuse(kwargs)
+            refuse_unshareable(kwargs)
             if input_ids is None:
                 raise OptionError("forward needs input_ids: pass a tensor [B, T] of token ids.")
             if past_key_values is None and self._makes_cache(use_cache, role_prompts):
                 past_key_values = self.new_cache()
             role_inputs = self.direct_inputs(
-                input_ids, attention_mask, _checked_cache(past_key_values), strengths.active, role_prompts
+                input_ids, attention_mask, composite_cache(past_key_values), strengths.active, role_prompts
             )
         logits = self._combined(role_inputs, strengths, logits_to_keep)
         loss = None
@@ -261,8 +251,8 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             logits_to_keep: As in `forward`.
             **kwargs: Other arguments of generate (`use_cache`).
         """
-        _refuse(kwargs)
-        cache = _checked_cache(past_key_values)
+        refuse_unshareable(kwargs)
+        cache = composite_cache(past_key_values)
         num_new_tokens = None if is_first_iteration or cache is None else next_sequence_length
         if attention_mask is not None and attention_mask.shape[1] > input_ids.shape[1]:
             # Only what follows a filled cache was passed, as transformers allows.
@@ -271,7 +261,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         role_inputs: list[dict[str, Any] | None] = [None] * len(self.roles)
         for role_index in self._active(strengths.active):
             prompt = role_prompts[role_index] if role_prompts else None
-            ids, mask = _with_prompt(input_ids, attention_mask, prompt, prompt_length)
+            ids, mask = with_prompt(input_ids, attention_mask, prompt, prompt_length)
             role_inputs[role_index] = self.roles[role_index].next_inputs(
                 ids,
                 mask,
@@ -386,42 +376,3 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
         return None
-
-
-def _with_prompt(
-    input_ids: Tensor, attention_mask: Tensor | None, prompt: RolePrompt | None, prompt_length: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return a role's ids and mask: its own prompt, then the continuation that all roles share."""
-    if prompt is None:
-        return input_ids, attention_mask
-    continuation = input_ids[:, prompt_length:].to(prompt.input_ids.device)
-    ids = torch.cat([prompt.input_ids, continuation], dim=1)
-    if prompt.attention_mask is None:
-        return ids, None
-    ones = prompt.attention_mask.new_ones(continuation.shape)
-    return ids, torch.cat([prompt.attention_mask, ones], dim=1)
-
-
-def _checked_cache(cache: Any) -> CompositeCache | None:
-    if cache is None or isinstance(cache, CompositeCache):
-        return cache
-    raise RuntimeUnsupportedError(
-        f"past_key_values is a {type(cache).__name__}, and the composite keeps one cache for all roles: "
-        "pass model.new_cache()."
-    )
-
-
-def _refuse(kwargs: dict[str, Any]) -> None:
-    """Raise for arguments that mean nothing to several models at once."""
-    if kwargs.get("inputs_embeds") is not None:
-        raise RuntimeUnsupportedError(
-            "inputs_embeds cannot be shared: the roles have embeddings of their own; pass input_ids."
-        )
-    for name in ("output_attentions", "output_hidden_states"):
-        if kwargs.get(name):
-            raise RuntimeUnsupportedError(f"{name} is per role: call model.roles[i].model for it.")
-    unknown = [name for name, value in kwargs.items() if value is not None and name not in _MEANINGLESS]
-    if unknown:
-        raise UnknownOptionError(
-            f"the composite takes no {unknown[0]!r}: it makes positions and masks for each role from attention_mask."
-        )
