@@ -22,6 +22,7 @@ transformers.utils.logging.disable_progress_bar()
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 _TOGETHER = ("tests/serve/", "tests/remote/test_vllm_")  # their servers take half a minute to start
+_APART = "tests/hf/test_families.py"  # minutes, and nothing is shared
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -33,12 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each file to one worker, and to the same one the files that share a server."""
+    """Give each file to one worker, to the same one files that share a server, and the families one by one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
+            if path == _APART:
+                return nodeid
             return next((together for together in _TOGETHER if path.startswith(together)), path)
 
     return Scheduling(config, log)

@@ -54,6 +54,20 @@ def strengths_of(requests: Sequence[Request]) -> Strengths:
     return Strengths.of_rows([request.alphas for request in requests])
 
 
+def rows_per_batch(model: Any, requests: Sequence[Request], batch_size: int) -> int:
+    """Return how many rows a forward may hold: one where a role reads a padded row otherwise than the row alone."""
+    if not model.support.padding:
+        return 1
+    limits = [role.rope_limit for role in model.roles if role.rope_limit is not None]
+    if not limits:
+        return batch_size
+    longest = max(
+        max(len(ids) for ids in request.role_ids) + max(request.max_new_tokens, len(request.continuation_ids))
+        for request in requests
+    )
+    return 1 if longest > min(limits) else batch_size
+
+
 def longest_first(request: Request) -> int:
     """Return the sort key that puts long prompts first."""
     return -request.length

@@ -272,7 +272,9 @@ def merged_generation_config(composite: Any) -> GenerationConfig:
             ids += [] if value is None else value if isinstance(value, list) else [value]
     eos = [index for index in dict.fromkeys(ids) if index < composite.config.vocab_size]
     base = composite.base.generation_config
-    pad = base.pad_token_id if base.pad_token_id is not None else composite.roles[0].config.pad_token_id
+    pad = (
+        base.pad_token_id if base.pad_token_id is not None else getattr(composite.roles[0].config, "pad_token_id", None)
+    )
     return GenerationConfig(
         bos_token_id=base.bos_token_id,
         eos_token_id=eos or None,

@@ -4,8 +4,11 @@ Because it is an ordinary transformers model, `generate` with beams, sampling, a
 processors and streamers works on it unchanged, and so does whatever takes a causal LM.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from proxytune.checkpoints import load_tokenizer
-from proxytune.errors import OptionError, RuntimeUnsupportedError
+from proxytune.errors import OptionError, ProxyTuneWarning, RuntimeUnsupportedError
 from proxytune.hf.arguments import composite_cache, refuse_unshareable, with_prompt
 from proxytune.hf.cache import CompositeCache, new_cache
 from proxytune.hf.configuration import ProxyTunedConfig
@@ -29,7 +32,9 @@ from proxytune.hf.loading import (
     save_composite,
     stored_generation_config,
 )
+from proxytune.hf.probing import probed
 from proxytune.hf.role import RolePrompt, distinct_roles
+from proxytune.hf.support import Support
 from proxytune.roles import Role
 from proxytune.rules import rule_named
 from proxytune.steering import AlphaLike, Strengths
@@ -69,16 +74,25 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         # Before the roles come in: it initialises every weight it does not know as loaded, those of adapters too.
         self.post_init()
         self.rule = rule_named(config.rule)
-        self.roles, self.pair_roles = distinct_roles(config, base, pairs)
-        self.models = torch.nn.ModuleList({id(role.model): role.model for role in self.roles}.values())
+        roles, self.pair_roles = distinct_roles(config, base, pairs)
+        self.models = torch.nn.ModuleList({id(role.model): role.model for role in roles}.values())
+        self.eval()
+        self.roles = [probed(role) for role in roles]
         width = min(role.logits_width for role in self.roles)
         config.vocab_size = min(config.vocab_size or width, width)
         contexts = [role.max_context for role in self.roles if role.max_context is not None]
         config.max_position_embeddings = min(contexts, default=None)
-        config.num_hidden_layers = sum(role.config.num_hidden_layers for role in self.roles)
-        config.hidden_size = self.roles[0].config.hidden_size
+        config.num_hidden_layers = sum(getattr(role.config, "num_hidden_layers", 0) for role in self.roles)
+        config.hidden_size = getattr(self.roles[0].config, "hidden_size", None)
         config.architectures = [type(self).__name__]
-        self.eval()
+        if not self.support.cache:
+            slow = next(role for role in self.roles if not role.support.cache)
+            warnings.warn(
+                f"{slow.name} is a {slow.config.model_type}, whose cache gives other logits than the full text: every "
+                "token reads all of it again.",
+                ProxyTuneWarning,
+                stacklevel=2,
+            )
 
     @classmethod
     def from_roles(
@@ -146,6 +160,11 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         return self.roles[0].model
 
     @property
+    def support(self) -> Support:
+        """Kinds of forward that are exact for every role."""
+        return reduce(and_, (role.support for role in self.roles))
+
+    @property
     def device(self) -> torch.device:
         """Device of input and logits: the base's."""
         return self.roles[0].device
@@ -165,7 +184,15 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         return
 
     def new_cache(self, implementation: str | None = None, max_lengths: Sequence[int] = ()) -> CompositeCache:
-        """Return an empty cache for `past_key_values`; arguments as in `proxytune.hf.cache.new_cache`."""
+        """Return an empty cache for `past_key_values`; arguments as in `proxytune.hf.cache.new_cache`.
+
+        Raises:
+            RuntimeUnsupportedError: A role's cache gives other logits than the full text.
+        """
+        if not self.support.cache:
+            raise RuntimeUnsupportedError(
+                "a role's cache gives other logits than the full text: pass use_cache=False and all of the tokens."
+            )
         return new_cache([role.config for role in self.roles], implementation, max_lengths)
 
     def forward(
@@ -268,7 +295,6 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
                 None if cache is None else cache.views[role_index],
                 num_new_tokens=num_new_tokens,
                 is_clamped=clamp_positions,
-                is_first_iteration=is_first_iteration,
             )
         return {"role_inputs": role_inputs, "past_key_values": cache, "alpha": alpha, "logits_to_keep": logits_to_keep}
 
@@ -361,6 +387,10 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             return super()._prepare_cache_for_generation(
                 generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
             )
+        support = self.support
+        if not support.cache or (generation_config.num_beams > 1 and not support.reorder):
+            model_kwargs["use_cache"] = False
+            return None
         if generation_config.prefill_chunk_size is not None:
             raise RuntimeUnsupportedError(
                 "prefill_chunk_size is per model: leave it out, or call the roles themselves."

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, StaticCache
 
+from proxytune.errors import RuntimeUnsupportedError
+from proxytune.hf.cache import StateCache
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.remote_base import RemoteCausalLM
+from proxytune.hf.support import EXACT, Support
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class RoleModel:
     """A causal LM in its role.
 
     `adapter` is the PeftModel around `model` when that holds adapter layers; `adapter_name` is the one this role runs
-    with, None for the untouched weights below.
+    with, None for the untouched weights below. `support` says which kinds of forward are exact.
     """
 
     name: str
@@ -51,6 +54,7 @@ class RoleModel:
     adapter: Any = None
     adapter_name: str | None = None
     prompt_format: str = "raw"
+    support: Support = EXACT
     accepted: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,13 +89,48 @@ class RoleModel:
     @property
     def max_context(self) -> int | None:
         """Longest sequence it was made for, None if it states none."""
-        return getattr(self.config, "max_position_embeddings", None)
+        names = ("max_position_embeddings", "max_target_positions")
+        length = next((value for name in names if (value := getattr(self.config, name, None)) is not None), None)
+        if length is None or length < 1:  # some say -1
+            return None
+        # Models that count for themselves begin behind the position of padding.
+        return int(length) if self.support.positions else int(length) - (self.config.pad_token_id or 0) - 1
+
+    @property
+    def rope_limit(self) -> int | None:
+        """Length beyond which all tokens of a text have other rotary frequencies (longrope), None if there is none."""
+        parameters = getattr(self.config, "rope_parameters", None) or {}
+        nested = [value for value in parameters.values() if isinstance(value, dict)]
+        limits = [
+            entry["original_max_position_embeddings"]
+            for entry in nested or [parameters]
+            if entry.get("rope_type") == "longrope"
+        ]
+        return min(limits, default=None)
 
     def logits(self, inputs: dict[str, Any], logits_to_keep: int | Tensor = 0) -> Tensor:
         """Return the logits `[B, T', V]` for inputs made by `inputs` or `next_inputs`; 0 keeps every position."""
+        limit = self.rope_limit
+        length = inputs["input_ids"].shape[1]
+        num_kept = logits_to_keep if isinstance(logits_to_keep, int) else 0
+        if (
+            limit is not None
+            and (num_kept or length) > max(length - limit, 0) > 0
+            and inputs.get("past_key_values") is None
+        ):
+            # Every token is predicted with the frequencies of the text before it.
+            short = {key: value[:, :limit] if isinstance(value, Tensor) else value for key, value in inputs.items()}
+            joined = torch.cat([self._forward(short, 0), self._forward(inputs, length - limit)], dim=1)
+            return joined[:, -num_kept:] if isinstance(logits_to_keep, int) else joined[:, logits_to_keep]
+        return self._forward(inputs, logits_to_keep)
+
+    def _forward(self, inputs: dict[str, Any], logits_to_keep: int | Tensor) -> Tensor:
         keep = {"logits_to_keep": logits_to_keep} if "logits_to_keep" in self.accepted else {}
         with self.adapter_switched():
             logits: Tensor = self.model(**inputs, **keep).logits
+        cache = inputs.get("cache_params")
+        if isinstance(cache, StateCache):
+            cache.num_tokens += inputs["input_ids"].shape[1]
         if isinstance(logits_to_keep, int):
             return logits[:, -logits_to_keep:]
         return logits if keep else logits[:, logits_to_keep]
@@ -101,16 +140,19 @@ class RoleModel:
 
         `attention_mask` is `[B, past + T]`, or None when nothing is padded. Positions count real tokens, so left
         padding moves nothing.
+
+        Raises:
+            RuntimeUnsupportedError: Padding, or a length, that would change the logits of this model.
         """
         past = 0 if cache is None else int(cache.get_seq_length())
-        arguments = {
-            "input_ids": input_ids.to(self.device),
-            "attention_mask": None if attention_mask is None else attention_mask.to(self.device),
-            "position_ids": positions(attention_mask, past + input_ids.shape[1], self.device)[:, past:],
-            "past_key_values": cache,
-            "use_cache": cache is not None,
-        }
-        return {key: value for key, value in arguments.items() if key in self.accepted}
+        length = past + input_ids.shape[1]
+        mask = self._checked_mask(attention_mask, length)
+        if self._is_behind_limit(past, length):
+            raise RuntimeUnsupportedError(
+                f"{self.name} reads {length} tokens, and beyond {self.rope_limit} its rotary frequencies change, "
+                "those of cached tokens too: pass the full text without a cache."
+            )
+        return self._arguments(input_ids, mask, positions(attention_mask, length, self.device)[:, past:], cache, past)
 
     def next_inputs(
         self,
@@ -120,30 +162,83 @@ class RoleModel:
         *,
         num_new_tokens: int | None,
         is_clamped: bool,
-        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return forward arguments in a decoding loop, prepared by the model's own class.
+        """Return forward arguments in a decoding loop.
 
         `input_ids` `[B, T]` and `attention_mask` cover prompt and continuation; `num_new_tokens` of them are not in the
         cache (None: whatever the cache lacks). `is_clamped` keeps the positions of finished rows inside the context.
         """
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if cache is not None and self._is_behind_limit(past, input_ids.shape[1]):
+            cache.reset()
+            past, num_new_tokens = 0, None
         if num_new_tokens is None:
-            num_new_tokens = input_ids.shape[1] - (0 if cache is None else int(cache.get_seq_length()))
-        position_ids = positions(attention_mask, input_ids.shape[1], self.device)
+            num_new_tokens = input_ids.shape[1] - past
+        length = past + num_new_tokens
+        position_ids = positions(attention_mask, max(length, input_ids.shape[1]), self.device)
         if is_clamped and self.max_context is not None:
             position_ids = position_ids.clamp(max=self.max_context - 1)
+        mask = self._checked_mask(attention_mask, length)
+        if self.is_remote or isinstance(cache, StaticCache):
+            return self._static_inputs(input_ids, mask, position_ids, cache, num_new_tokens)
+        return self._arguments(input_ids[:, -num_new_tokens:], mask, position_ids[:, -num_new_tokens:], cache, past)
+
+    def _checked_mask(self, attention_mask: Tensor | None, length: int) -> Tensor | None:
+        """Return the mask as this model takes it.
+
+        Raises:
+            RuntimeUnsupportedError: It masks something, and this model reads padded rows otherwise than rows alone.
+        """
+        is_alone = not self.support.padding or (self.rope_limit is not None and length > self.rope_limit)
+        if attention_mask is None or not is_alone:
+            return attention_mask
+        if not bool(attention_mask.all()):
+            raise RuntimeUnsupportedError(
+                f"{self.name} ({self.config.model_type}) reads a padded row otherwise than the row alone: pass one row "
+                "at a time, or rows of one length."
+            )
+        return None
+
+    def _is_behind_limit(self, past: int, length: int) -> bool:
+        """Return whether cached tokens have frequencies that no longer hold."""
+        return self.rope_limit is not None and 0 < past <= self.rope_limit < length
+
+    def _arguments(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None, past: int
+    ) -> dict[str, Any]:
+        """Return those of the forward arguments that the model takes, for tokens that are all new."""
         arguments = {
+            "input_ids": input_ids.to(self.device),
             "attention_mask": None if attention_mask is None else attention_mask.to(self.device),
-            "position_ids": position_ids,
+            # Some models index them by row.
+            "position_ids": position_ids.expand(input_ids.shape[0], -1),
+            "past_key_values": cache,
+            "use_cache": cache is not None,
         }
+        accepted = self.accepted if self.support.positions else self.accepted - {"position_ids"}
+        if "past_key_values" not in accepted and "cache_params" in accepted:
+            # Layers that keep a state mask the prompt, and nothing behind it.
+            arguments |= {"cache_params": cache, "attention_mask": None if past else arguments["attention_mask"]}
+        return {key: value for key, value in arguments.items() if key in accepted}
+
+    def _static_inputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor,
+        cache: Cache | None,
+        num_new_tokens: int,
+    ) -> dict[str, Any]:
+        """Return forward arguments prepared by the model's own class, which makes masks of the cache's size."""
+        arguments = {"attention_mask": attention_mask, "position_ids": position_ids}
         prepared: dict[str, Any] = self.model.prepare_inputs_for_generation(
             input_ids.to(self.device),
             next_sequence_length=num_new_tokens,
             past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=True,
             **{key: value for key, value in arguments.items() if key in self.accepted},
-            **kwargs,
         )
+        prepared.pop("logits_to_keep", None)
         return prepared
 
     @contextmanager

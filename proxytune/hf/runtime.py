@@ -7,7 +7,7 @@ from typing import Any
 
 from proxytune.completion import FinishReason, Request, Row, Score, TokenLogprob
 from proxytune.errors import RemoteBudgetError, RemoteError, RuntimeUnsupportedError
-from proxytune.hf.batching import run_in_batches
+from proxytune.hf.batching import rows_per_batch, run_in_batches
 from proxytune.hf.decoding.batch_state import GenerationOutputs
 from proxytune.hf.decoding.decoder import LoopDecoder, require_no_demand
 from proxytune.hf.generating import GenerateDecoder
@@ -59,7 +59,8 @@ class HfRuntime:
                 return self._rows(_nothing(len(batch), options, spent[0]), batch, options, 0.0, 0.0)
             return self._generate_batch(batch, options, spent)
 
-        for batch, rows in run_in_batches(requests, options.batch_size, run):
+        num_rows = rows_per_batch(self.model, requests, options.batch_size)
+        for batch, rows in run_in_batches(requests, num_rows, run):
             for request, request_rows in zip(batch, rows, strict=True):
                 yield request, [self._with_trace(row, request, options) for row in request_rows]
 
@@ -89,7 +90,8 @@ class HfRuntime:
         def run(batch: Sequence[Request]) -> list[Score]:
             return score_batch(self.model, batch, self.pad_token_id)
 
-        for batch, scores in run_in_batches(requests, batch_size, run, prompts_together(requests)):
+        num_rows = rows_per_batch(self.model, requests, batch_size)
+        for batch, scores in run_in_batches(requests, num_rows, run, prompts_together(requests)):
             yield from zip(batch, scores, strict=True)
 
     def close(self) -> None:

@@ -46,7 +46,8 @@ def prompts_together(requests: Sequence[Request]) -> Callable[[Request], tuple[i
 @torch.no_grad()
 def score_batch(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_token_id: int) -> list[Score]:
     """Return the score of each request, in their order; what prompts have in common is read once."""
-    if model.roles[0].is_remote:
+    support = model.support
+    if model.roles[0].is_remote or not (support.cache and support.chunks and support.reorder):
         return _score_unshared(model, batch, pad_token_id)
     distinct: dict[_Prompt, int] = {}
     prompt_rows = [distinct.setdefault(_prompt(request), len(distinct)) for request in batch]
@@ -160,7 +161,8 @@ def _read_continuations(
 
 def _can_share_beginnings(model: ProxyTunedForCausalLM) -> bool:
     """Return whether padding may stand between what is shared and the rest: a sliding window counts it as text."""
-    return all(getattr(role.config, "sliding_window", None) is None for role in model.roles)
+    has_window = any(getattr(role.config, "sliding_window", None) is not None for role in model.roles)
+    return model.support.gaps and not has_window
 
 
 def _common_lengths(owners: Sequence[Request]) -> list[int]:

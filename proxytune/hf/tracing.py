@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from proxytune.completion import Request
+from proxytune.hf.cache import new_cache
 from proxytune.hf.finite import require_finite, rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
+from proxytune.hf.role import RoleModel
 from proxytune.steering import Strengths, cross_entropy, kl_divergence
 from proxytune.token_text import TokenReader, added_texts
 from proxytune.trace import COMBINED, Candidate, TokenTrace, Trace
@@ -49,21 +51,26 @@ def trace_continuation(
 
 def _logits(model: ProxyTunedForCausalLM, request: Request, token_ids: Sequence[int]) -> Iterator[list[Tensor]]:
     """Yield chunk by chunk the logits `[T, V]` of every role, float32, that predict the next of `token_ids`."""
-    cache = model.new_cache()
+    views = [new_cache([role.config]).views[0] if _goes_on(role) else None for role in model.roles]
     for start in range(0, len(token_ids), _CHUNK):
         end = min(start + _CHUNK, len(token_ids))
         role_logits = []
-        for role, prompt_ids, view in zip(model.roles, request.role_ids, cache.views, strict=True):
-            # The last token of a chunk is read with the next one: it predicts that one's first. Behind an API nothing
-            # is kept, and all is read again.
-            is_first = start == 0 or role.is_remote
-            read = (*prompt_ids, *token_ids[: end - 1]) if is_first else token_ids[start - 1 : end - 1]
-            inputs = role.inputs(torch.tensor([list(read)], device=role.device), None, None if role.is_remote else view)
+        for role, prompt_ids, view in zip(model.roles, request.role_ids, views, strict=True):
+            # The last token of a chunk is read with the next one: it predicts that one's first. Without
+            # a cache all is read again.
+            is_full = start == 0 or view is None
+            read = (*prompt_ids, *token_ids[: end - 1]) if is_full else token_ids[start - 1 : end - 1]
+            inputs = role.inputs(torch.tensor([list(read)], device=role.device), None, view)
             logits = role.logits(inputs, end - start)[..., : model.config.vocab_size]
             with rows_named([request]):
                 require_finite([logits], [role.name], [inputs], logits_to_keep=end - start)
             role_logits.append(logits[0].to(model.device).float())
         yield role_logits
+
+
+def _goes_on(role: RoleModel) -> bool:
+    """Return whether a chunk may be read behind a cache; one behind an API is kept nowhere."""
+    return not role.is_remote and role.support.cache and role.support.chunks and role.rope_limit is None
 
 
 class _Chunk:

@@ -8,7 +8,7 @@ from typing import Any
 from proxytune.completion import Request
 from proxytune.errors import OptionError, RuntimeUnsupportedError
 from proxytune.hf.batching import strengths_of
-from proxytune.hf.decoding.attention import GROUPED, attention_kernels, group_queries
+from proxytune.hf.decoding.attention import attention_kernels, group_queries
 from proxytune.hf.decoding.batch_state import BatchState, GenerationOutputs
 from proxytune.hf.decoding.cuda_graph import CudaGraphs
 from proxytune.hf.decoding.loop import DecodeLoop
@@ -17,16 +17,11 @@ from proxytune.hf.decoding.runners import SharedPair, shared_pairs
 from proxytune.hf.decoding.speculation import SpeculationPolicy
 from proxytune.hf.decoding.stats import Stopwatch
 from proxytune.hf.modeling import ProxyTunedForCausalLM
+from proxytune.hf.probing import unsupported_reason
 from proxytune.hf.role import RoleModel
 from proxytune.hf.stopping import StopFinder
 from proxytune.options import GenerationOptions, LoopSettings, Speculation
 from proxytune.sampling import Sampler
-
-# Each is tested against transformers' generate, speculation and sliding windows included.
-ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "gpt_neox", "gemma2"})
-_ATTENTION = frozenset({"sdpa", "eager", GROUPED})
-# Their frequencies depend on the longest row of a forward, so not on the row alone.
-_MOVING_ROPE = frozenset({"dynamic", "longrope"})
 
 
 @dataclass(frozen=True)
@@ -169,29 +164,6 @@ def new_decoder(
 def uses_graphs(roles: Sequence[RoleModel], settings: LoopSettings) -> bool:
     """Return whether forwards may be captured: a role is on a CUDA device, and nobody turned it off."""
     return settings.compile == "auto" and any(not role.is_remote and role.device.type == "cuda" for role in roles)
-
-
-def unsupported_reason(role: RoleModel) -> str | None:
-    """Return why a role cannot run in our loop, None if it can."""
-    if role.is_remote:
-        return None
-    config = role.config
-    if config.model_type not in ARCHITECTURES:
-        return f"{role.name} is a {config.model_type}, and the loop is proved for {', '.join(sorted(ARCHITECTURES))}"
-    if config._attn_implementation not in _ATTENTION:
-        return f"{role.name} uses {config._attn_implementation} attention, and the loop needs sdpa or eager"
-    if _rope_types(config) & _MOVING_ROPE:
-        return f"{role.name} has positions that depend on the length of the batch"
-    if getattr(config, "add_cross_attention", False):
-        return f"{role.name} has cross-attention"
-    return None
-
-
-def _rope_types(config: Any) -> set[str]:
-    """Return the rope types of all layers; configs hold one set of parameters, or one per type of layer."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    return {str(entry.get("rope_type", "default")) for entry in nested or [parameters]}
 
 
 def _speculation(model: ProxyTunedForCausalLM, settings: LoopSettings) -> Speculation:

@@ -9,7 +9,7 @@ from proxytune.demo import trio_path
 from proxytune.demo.live import held_out_questions
 from proxytune.demo.recipe import Recipe
 from proxytune.errors import OptionError, RuntimeUnsupportedError, VocabularyError
-from proxytune.hf.decoding.decoder import ARCHITECTURES
+from proxytune.hf.probing import ARCHITECTURES
 from tests import tiny
 from tests.hf.decoding.rigs import FORMATS, by_generate, scripted, tokens, whimsical
 
