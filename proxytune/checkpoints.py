@@ -204,7 +204,7 @@ def _require_all_used(model: Any, info: dict[str, Any], name: str, source: str) 
     """Raise RoleError for layers in the files that the config does not count; warn of other tensors without a use."""
     unused = sorted(info.get("unexpected_keys", ()))
     modules = {path for path, module in model.named_modules() if type(module).__name__ == "ModuleList"}
-    beyond = [key for key in unused if (found := _LAYER.match(key)) and found["list"] in modules]
+    beyond = [key for key in unused if (match := _LAYER.match(key)) and match["list"] in modules]
     if beyond and not getattr(model.config, "num_nextn_predict_layers", 0):
         raise RoleError(
             f"{name} {source!r} holds {len(beyond)} tensors of layers that its config.json does not count "

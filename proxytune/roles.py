@@ -149,9 +149,9 @@ class Role:
 
     @property
     def location(self) -> dict[str, Any]:
-        """What `from_pretrained` of a config or tokenizer is told beside `name_or_path`."""
-        found: dict[str, Any] = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-        return found if self.gguf_file is None else {**found, "gguf_file": self.gguf_file}
+        """Arguments of a config's or tokenizer's `from_pretrained` beside `name_or_path`."""
+        arguments: dict[str, Any] = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return arguments if self.gguf_file is None else {**arguments, "gguf_file": self.gguf_file}
 
     @property
     def is_adapter(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where a proxy folder is, what paths it may name, and what makes it travel: code for Auto classes, card, push."""
+"""Proxy folders on disk and hub: their location, the paths they name, code for Auto classes, card, push."""
 
 import os
 import tempfile
@@ -63,7 +63,7 @@ def resolve_source(source: str, folder: Path, *, is_downloaded: bool) -> str:
 def relative_source(source: str, folder: Path) -> str:
     """Return how a proxy folder names a role: hub ids as they are, folders in it or beside it relative to it.
 
-    Those further away stay absolute, so that the proxy folder can be moved alone.
+    Folders further away stay absolute, so that the proxy folder can be moved alone.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -201,7 +201,7 @@ def _licence(source: str, folder: Path) -> str | None:
         cached = try_to_load_from_cache(source, "README.md")
         card = Path(cached) if isinstance(cached, str) else card
     try:
-        found = ModelCard.load(card, ignore_metadata_errors=True).data.get("license") if card.is_file() else None
+        licence = ModelCard.load(card, ignore_metadata_errors=True).data.get("license") if card.is_file() else None
     except (OSError, ValueError):
         return None
-    return str(found) if found else None
+    return str(licence) if licence else None

@@ -34,9 +34,9 @@ class PairPass:
         """Build the shells.
 
         Raises:
-            RuntimeUnsupportedError: `why_no_pair_pass` has a reason.
+            RuntimeUnsupportedError: `pair_unsupported_reason` has a reason.
         """
-        reason = why_no_pair_pass(peft_model, adapter_name)
+        reason = pair_unsupported_reason(peft_model, adapter_name)
         if reason is not None:
             raise RuntimeUnsupportedError(
                 f"no pair pass for adapter {adapter_name!r}: {reason}; run expert and anti in two passes."
@@ -72,7 +72,7 @@ class PairPass:
         return logits[:half] - logits[half:]
 
 
-def why_no_pair_pass(peft_model: Any, adapter_name: str) -> str | None:
+def pair_unsupported_reason(peft_model: Any, adapter_name: str) -> str | None:
     """Return the reason why this adapter needs two passes, None when one pass does."""
     config = getattr(peft_model, "peft_config", {}).get(adapter_name)
     if config is None:
@@ -81,10 +81,10 @@ def why_no_pair_pass(peft_model: Any, adapter_name: str) -> str | None:
         return f"it is a {getattr(config.peft_type, 'value', config.peft_type)} adapter, not LoRA"
     if config.bias != "none":
         return f"it trained biases (bias={config.bias!r})"
-    return _why_not_modules(peft_model.get_base_model(), adapter_name)
+    return _modules_unsupported_reason(peft_model.get_base_model(), adapter_name)
 
 
-def _why_not_modules(model: Any, adapter_name: str) -> str | None:
+def _modules_unsupported_reason(model: Any, adapter_name: str) -> str | None:
     """Return the first module's reason, None when all of them can be sliced."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -94,13 +94,13 @@ def _why_not_modules(model: Any, adapter_name: str) -> str | None:
             return f"{name} is trained whole (modules_to_save or trainable tokens)"
         if hasattr(module, "_hf_hook"):
             return f"{name or 'the model'} is moved between devices by hooks"
-        reason = _why_not_layer(module, adapter_name) if isinstance(module, BaseTunerLayer) else None
+        reason = _layer_unsupported_reason(module, adapter_name) if isinstance(module, BaseTunerLayer) else None
         if reason is not None:
             return f"{name} {reason}"
     return None
 
 
-def _why_not_layer(layer: Any, adapter_name: str) -> str | None:
+def _layer_unsupported_reason(layer: Any, adapter_name: str) -> str | None:
     """Return why one of peft's layers cannot be sliced by rows, None when it can."""
     from peft.tuners.lora import Linear, LoraLayer
 

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from proxytune.errors import RuntimeUnsupportedError
-from proxytune.hf.pair import PairPass, why_no_pair_pass
+from proxytune.hf.pair import PairPass, pair_unsupported_reason
 from tests import tiny
 
 ADAPTED = {
@@ -116,19 +116,19 @@ def test_capped_logits_have_no_difference_of_one_product():
 def test_what_does_not_slice_says_why(options, reason):
     """DoRA, whole modules and biases are named, and PairPass refuses them with the way out."""
     model = adapted("llama", ["q_proj"], **options)
-    assert reason in str(why_no_pair_pass(model, "default"))
+    assert reason in str(pair_unsupported_reason(model, "default"))
     with pytest.raises(RuntimeUnsupportedError, match="two passes"):
         PairPass(model, "default")
 
 
 def test_embeddings_merged_adapters_and_wrong_names_say_why():
     """An adapted embedding, merged weights, an unknown adapter: each has its reason."""
-    assert "embedding" in str(why_no_pair_pass(adapted("llama", ["embed_tokens"]), "default"))
+    assert "embedding" in str(pair_unsupported_reason(adapted("llama", ["embed_tokens"]), "default"))
     model = adapted("llama", ["q_proj"])
-    assert "'missing'" in str(why_no_pair_pass(model, "missing"))
-    assert why_no_pair_pass(model, "default") is None
+    assert "'missing'" in str(pair_unsupported_reason(model, "missing"))
+    assert pair_unsupported_reason(model, "default") is None
     model.merge_adapter()
-    assert "merged" in str(why_no_pair_pass(model, "default"))
+    assert "merged" in str(pair_unsupported_reason(model, "default"))
 
 
 @pytest.mark.parametrize("adapter_dtype", [torch.float32, torch.bfloat16])

@@ -103,8 +103,8 @@ def test_rows_at_their_own_alpha() -> None:
 def test_given_continuation() -> None:
     """A text that was given is traced as it stands, with the log-probabilities that `score` gives it."""
     generator = tiny.generator()
-    trace = generator.trace("w1 w2", continuation="w3 w4 w5", alpha=1.5, trace=4)
-    [score] = generator.score(["w1 w2"], ["w3 w4 w5"], alpha=1.5)
+    trace = generator.trace("w1 w2", continuation=" w3 w4 w5", alpha=1.5, trace=4)
+    [score] = generator.score(["w1 w2"], [" w3 w4 w5"], alpha=1.5)
     ids = tiny.word_tokenizer()("w1 w2").input_ids
     Independent(tiny.trio(), _read_by_all(ids, 3), [1.5], tiny.VOCAB_SIZE).check(trace, score.token_ids, 4)
     logprobs = [math.log(token.chosen.probabilities[-1]) for token in trace.tokens]

@@ -14,7 +14,7 @@ from proxytune.hf.decoding.attention import LayerTypes, causal_mask
 from proxytune.hf.decoding.cuda_graph import CudaGraphs, StaticCache
 from proxytune.hf.decoding.functional_decoder import FunctionalDecoder, RotaryTable
 from proxytune.hf.decoding.kv_cache import SlotCache, SlotMapping, flat_slots
-from proxytune.hf.pair import PairPass, why_no_pair_pass
+from proxytune.hf.pair import PairPass, pair_unsupported_reason
 from proxytune.hf.role import RoleModel
 
 _HEADROOM = 64  # columns that are ready for an answer when it begins
@@ -334,7 +334,7 @@ def shared_pairs(roles: Sequence[RoleModel], pairs: Sequence[tuple[int, int]]) -
         is_adapter = one.model is other.model and one.adapter_name is not None and other.adapter_name is None
         if not is_adapter or any(anti == taken for _, taken in shared):
             continue
-        if why_no_pair_pass(one.adapter, one.adapter_name or "") is None:
+        if pair_unsupported_reason(one.adapter, one.adapter_name or "") is None:
             shared[expert, anti] = SharedPair(PairPass(one.adapter, one.adapter_name or ""), threading.Lock())
     return shared
 
