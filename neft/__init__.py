@@ -12,6 +12,7 @@ from neft.config import TrainingConfig
 from neft.errors import DataError, DivergenceError, InputError, NeftError, NoiseError, OutputError
 
 if TYPE_CHECKING:
+    from neft.callback import NeftCallback
     from neft.interrupting import TrainingInterrupted
     from neft.merging import merge
     from neft.noising import NoiseHandle, noise, noise_like, noise_to_signal
@@ -24,6 +25,7 @@ __all__ = [
     "DataError",
     "DivergenceError",
     "InputError",
+    "NeftCallback",
     "NeftError",
     "NoiseError",
     "NoiseHandle",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NeftCallback": "neft.callback",
     "merge": "neft.merging",
     "NoiseHandle": "neft.noising",
     "noise": "neft.noising",

@@ -21,7 +21,7 @@ from neft.errors import InputError
 from neft.interrupting import Interruption, TrainingInterrupted
 from neft.models import TunedModel
 from neft.output import LOG_FILE
-from neft.processes import Processes, uses_cpu
+from neft.processes import Processes, on_one_gpu, uses_cpu
 
 _DEFAULT_EPOCHS = 3.0
 
@@ -118,7 +118,7 @@ def arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
     if config.mixed_precision == "fp16" and on_cpu:
         raise InputError("mixed_precision is fp16, which needs a GPU; use bf16 on a CPU.")
     try:
-        return TrainingArguments(
+        settings = TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.gradient_accumulation,
@@ -151,6 +151,7 @@ def arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
         )
     except (ValueError, NotImplementedError) as error:
         raise InputError(f"these options do not go together on this machine: {error}") from error
+    return on_one_gpu(settings)
 
 
 def make_loop(

@@ -62,8 +62,11 @@ def noise(
 
     Raises:
         InputError: alpha or alpha_rel is negative or not finite, both are given, or the kind is unknown.
-        NoiseError: the model has no input embedding or is an encoder-decoder, noise is already attached, or a forward
-            pass hides the lengths of its documents.
+        NoiseError: the model has no input embedding or is an encoder-decoder, noise is already attached, or (in a
+            forward pass) the lengths of the documents are hidden, transformers' own noise is on too, `nn.DataParallel`
+            runs replicas, or a pass in training mode would get no noise (`inputs_embeds`, an embedding in evaluation
+            mode). Only a pass without gradients and with other active adapters, or none, is left clean: it is the
+            reference pass of DPO.
     """
     alpha = check_strength(alpha, alpha_rel, kind)
     embedding = input_embedding(model)
@@ -100,11 +103,16 @@ def embedding_sigma(embedding: nn.Module) -> float:
     """Returns the standard deviation of what an embedding module gives out, from its weights.
 
     Where the module scales its output (an `embed_scale`, as in Gemma), that is counted in.
+
+    Raises:
+        NoiseError: this process holds no weights of it.
     """
     # Under an adapter on the embedding, the first parameter is still the base's weight.
     weight = next(embedding.parameters()).detach()
     if isinstance(weight, DTensor):
         weight = weight.full_tensor()
+    if not weight.numel():
+        raise NoiseError("the embedding's weights are spread over processes (DeepSpeed ZeRO-3); give alpha instead.")
     return weight.float().std().item() * float(getattr(embedding, "embed_scale", 1.0))
 
 
@@ -113,8 +121,11 @@ class _PassInputs:
 
     def __init__(self) -> None:
         self.by_depth: dict[int, tuple[Any, Any]] = {}
+        self.has_reached_embedding = False
 
     def enter(self, depth: int, attention_mask: Any, position_ids: Any) -> None:
+        if depth == 0:
+            self.has_reached_embedding = False
         self.by_depth[depth] = (attention_mask, position_ids)
 
     def leave(self, depth: int) -> None:
@@ -144,20 +155,48 @@ class _PassInputs:
 class _EmbeddingHook:
     """The forward hook on the embedding; its type is how a second attachment is recognised."""
 
-    def __init__(self, handle: NoiseHandle, inputs: _PassInputs) -> None:
+    def __init__(self, handle: NoiseHandle, inputs: _PassInputs, adapters: _Adapters) -> None:
         self.handle = handle
         self.inputs = inputs
+        self.adapters = adapters
 
     def __call__(self, embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not embedding.training or self.handle.is_silent:
             return None
-        noisy: Tensor = self._noisy(output)
+        noisy: Tensor = self._noisy(embedding, output)
         return noisy
 
     # Seeding a generator cannot be traced, and drawing in a traced graph would give other numbers.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _noisy(self, output: Tensor) -> Tensor:
+    def _noisy(self, embedding: nn.Module, output: Tensor) -> Tensor:
+        _refuse_library_noise(embedding)
+        if getattr(embedding, "_is_replica", False):
+            raise NoiseError(
+                "nn.DataParallel runs replicas of this model in threads, which would share one noise; start a process "
+                "per GPU with torchrun, or show one GPU (CUDA_VISIBLE_DEVICES=0)."
+            )
+        self.inputs.has_reached_embedding = True
+        if not torch.is_grad_enabled() and self.adapters.have_changed:
+            return output
         return self.handle.apply(output, self.inputs.document_ids(output))
+
+
+class _Adapters:
+    """The active PEFT adapters of a model, and whether they are others than when the noise was attached."""
+
+    def __init__(self, model: nn.Module) -> None:
+        # PEFT's layers have a property of this name, transformers' models a method.
+        layers = (module for module in model.modules() if isinstance(getattr(module, "disable_adapters", None), bool))
+        self._layer: Any = next(layers, None)
+        self._at_first = self._active()
+
+    @property
+    def have_changed(self) -> bool:
+        return self._active() != self._at_first
+
+    def _active(self) -> object:
+        layer = self._layer
+        return None if layer is None else (layer.disable_adapters, list(layer.active_adapters))
 
 
 def _forget_compiled() -> None:
@@ -170,19 +209,20 @@ def _attach(model: nn.Module, embedding: nn.Module, handle: NoiseHandle, hooks: 
     inputs = _PassInputs()
     for depth, module in enumerate(_ancestors(model, embedding)):
         _watch(module, depth, inputs, hooks)
-    hooks.append(embedding.register_forward_hook(_EmbeddingHook(handle, inputs)))
+    hooks.append(embedding.register_forward_hook(_EmbeddingHook(handle, inputs, _Adapters(model))))
+    _require_noise(model, embedding, handle, inputs, hooks)
     _forget_compiled()
 
 
 def _watch(module: nn.Module, depth: int, inputs: _PassInputs, hooks: list[RemovableHandle]) -> None:
-    """Makes a module report the mask and positions of its calls, given by keyword or by place."""
+    """Makes a module report the mask and positions of its calls, given by keyword or by position."""
     names = list(inspect.signature(module.forward).parameters)
 
     def argument(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in kwargs or name not in names:
             return kwargs.get(name)
-        place = names.index(name)
-        return args[place] if place < len(args) else None
+        index = names.index(name)
+        return args[index] if index < len(args) else None
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs.enter(depth, argument("attention_mask", args, kwargs), argument("position_ids", args, kwargs))
@@ -193,6 +233,28 @@ def _watch(module: nn.Module, depth: int, inputs: _PassInputs, hooks: list[Remov
     hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
     # Also after an exception, or the next pass could read this one's lengths.
     hooks.append(module.register_forward_hook(after, always_call=True))
+
+
+def _require_noise(
+    model: nn.Module, embedding: nn.Module, handle: NoiseHandle, inputs: _PassInputs, hooks: list[RemovableHandle]
+) -> None:
+    """Makes a pass of the model in training mode that noise did not reach an error."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def after(*_: object) -> None:
+        if not model.training or handle.is_silent or inputs.has_reached_embedding:
+            return
+        if embedding.training:
+            raise NoiseError(
+                "a pass in training mode did not call the input embedding, so it has no noise; pass input_ids, not "
+                "inputs_embeds."
+            )
+        raise NoiseError(
+            "the input embedding is in evaluation mode while the model trains, so there is no noise; call "
+            "model.train(), or leave neft.noise out."
+        )
+
+    hooks.append(model.register_forward_hook(after))
 
 
 def _ancestors(model: nn.Module, embedding: nn.Module) -> list[nn.Module]:
@@ -225,6 +287,10 @@ def input_embedding(model: nn.Module) -> nn.Module:
 def _refuse_second(embedding: nn.Module) -> None:
     if any(isinstance(hook, _EmbeddingHook) for hook in embedding._forward_hooks.values()):
         raise NoiseError("noise is already attached to this model; leave the first `with neft.noise(...)` block.")
+    _refuse_library_noise(embedding)
+
+
+def _refuse_library_noise(embedding: nn.Module) -> None:
     if hasattr(embedding, "neftune_noise_alpha"):
         raise NoiseError("transformers' own neftune_noise_alpha is active on this model; leave it None.")
 

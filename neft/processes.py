@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from transformers import TrainingArguments
+
+from neft.notices import notify
+
+_Arguments = TypeVar("_Arguments", bound=TrainingArguments)
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,17 @@ ALONE = Processes(rank=0, count=1)
 def uses_cpu() -> bool:
     """Returns whether there is no accelerator to train on."""
     return not torch.accelerator.is_available()
+
+
+def on_one_gpu(settings: _Arguments) -> _Arguments:
+    """Returns the arguments with which a Trainer keeps to one GPU and does not use nn.DataParallel.
+
+    Its threads would share one noise, and its batch is that of one GPU times their number.
+    """
+    if settings.n_gpu > 1:
+        notify(
+            f"{settings.n_gpu} GPUs are visible to one process, which uses one of them; for all: torchrun "
+            f"--nproc-per-node {settings.n_gpu} -m neft …"
+        )
+        settings._n_gpu = 1  # as the Trainer itself does for a model that is split over GPUs
+    return settings

@@ -25,6 +25,7 @@ from trl import (
 )
 
 from neft.errors import InputError
+from neft.processes import on_one_gpu
 from neft.rl.options import PolicyConfig, TuningOptions
 
 
@@ -60,20 +61,20 @@ class QuietGRPOTrainer(_Quiet, GRPOTrainer):
 
 def reward_arguments(config: TuningOptions, folder: Path) -> Any:
     """Returns the arguments of a reward-model run."""
-    return RewardConfig(**_arguments(config, folder), max_length=None, disable_dropout=True)
+    return on_one_gpu(RewardConfig(**_arguments(config, folder), max_length=None, disable_dropout=True))
 
 
 def policy_arguments(config: PolicyConfig, folder: Path) -> Any:
     """Returns the arguments of a policy run, of the method's own class."""
     common = {**_arguments(config, folder), "beta": config.beta, "disable_dropout": True}
     if config.method == "dpo":
-        return DPOConfig(**common, max_length=None)
+        return on_one_gpu(DPOConfig(**common, max_length=None))
     sampling = {
         "num_generations": config.num_generations,
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,
     }
-    return (RLOOConfig if config.method == "rloo" else GRPOConfig)(**common, **sampling)
+    return on_one_gpu((RLOOConfig if config.method == "rloo" else GRPOConfig)(**common, **sampling))
 
 
 @contextmanager
