@@ -1,6 +1,6 @@
 """Chat with the steered base in the terminal; also works with a pipe on either side.
 
-What you type is sent line by line; /alpha NUMBER, /reset, /system TEXT, /help and /quit are commands. Ctrl-C stops an
+What you type is sent line by line; /alpha NUMBER, /reset, /system TEXT, /help and /exit are commands. Ctrl-C stops an
 answer, and at the prompt it ends the chat. When nothing is said about a role's prompt format it is "dialogue".
 """
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from proxytune.cli.conversation import Conversation
 from proxytune.cli.decoding_arguments import add_decoding_arguments, decoding_options
-from proxytune.cli.role_arguments import add_role_arguments, choose_roles
+from proxytune.cli.role_arguments import RoleChoice, add_role_arguments, choose_roles
 from proxytune.cli.stderr import note
 from proxytune.cli.talker import Talker
 from proxytune.errors import ProxyTuneError
@@ -28,7 +28,7 @@ _COMMANDS = """\
 /system TEXT    set the system message; without a text, take it away
 /reset          forget the conversation, but not the system message
 /help           show this
-/quit           end (so does Ctrl-D)
+/exit           end (so do /quit and Ctrl-D)
 """
 
 
@@ -55,11 +55,21 @@ def run(args: argparse.Namespace) -> int:
     has_history = not is_bundled if args.history is None else args.history
     conversation = Conversation(system=args.system, has_history=has_history)
     with choice.loaded() as generator:
+        if sys.stdin.isatty():
+            sys.stderr.write(_banner(choice))
         chat = Chat(Talker(generator, options), conversation, choice.alphas)
         for line in _lines():
             if not chat.take(line):
                 break
     return 0
+
+
+def _banner(choice: RoleChoice) -> str:
+    """Return which models talk, how strongly one is steered, and what can be typed."""
+    lines = [f"base    {choice.base.name_or_path}"]
+    for pair in choice.pairs:
+        lines += [f"expert  {pair.expert.name_or_path}", f"anti    {pair.anti.name_or_path}", f"alpha   {pair.alpha:g}"]
+    return "\n".join([*lines, "/help shows the commands, /exit ends.", ""])
 
 
 class Chat:
@@ -81,14 +91,16 @@ class Chat:
         return True
 
     def _command(self, name: str, rest: str) -> bool:
-        if name == "quit":
+        if name in ("exit", "quit"):
             return False
         if name == "alpha":
             self._set_alpha(rest)
         elif name == "system":
             self._conversation.system = rest or None
+            note("the system message is set." if rest else "there is no system message.")
         elif name == "reset":
             self._conversation.reset()
+            note("the conversation is forgotten.")
         elif name == "help":
             sys.stderr.write(_COMMANDS)
         else:

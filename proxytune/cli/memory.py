@@ -2,7 +2,7 @@
 
 import importlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from proxytune.errors import OptionError
 
 CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB for the cache of each of vLLM's workers on a CPU
 _UTILIZATION = 0.92  # vLLM's own default
+_NUM_LONGEST_REQUESTS = 32
 _CGROUP = Path("/sys/fs/cgroup")
 _SPREAD = "all devices"
 
@@ -175,6 +176,29 @@ def judge_engine(
     return Verdict(
         needs=(need,), max_context=longest, problem=problem, way_out=way_out, tokens_per_request=tokens_per_request
     )
+
+
+def size_cpu_cache(
+    roles: Sequence[Footprint], options: Mapping[str, Any], environment: MutableMapping[str, str], memory: Memory
+) -> None:
+    """Write into `environment` how much cache vLLM may take on a CPU, unless it was said: it would take nearly all.
+
+    Half of what the weights leave, at most for `_NUM_LONGEST_REQUESTS` requests of the full length.
+
+    Raises:
+        OptionError: Not even 1 GiB is left, or it does not hold one request of the full length.
+    """
+    if environment.get(CPU_SPACE) or options.get("kv_cache_memory_bytes") or options.get("gpu_memory_utilization"):
+        return
+    num_workers = _whole(options, "tensor_parallel_size", 1) * _whole(options, "pipeline_parallel_size", 1)
+    left = memory.free_bytes - sum(role.weight_bytes for role in roles)
+    kv_bytes = sum(role.kv_bytes_per_token for role in roles)
+    longest = _whole(options, "max_model_len", 0) or _shortest(roles) or 0
+    useful = -(-_NUM_LONGEST_REQUESTS * longest * kv_bytes // 2**30)
+    environment[CPU_SPACE] = str(max(1, min(left // 2**31 // num_workers, useful or 4)))
+    reason = judge_engine(roles, [memory], options, environment).reason()
+    if reason is not None:
+        raise OptionError(f"the roles do not fit into this machine's memory: {reason}.")
 
 
 def memories() -> list[Memory]:

@@ -26,7 +26,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read every trace, then write the page, whole or not at all."""
-    from proxytune.report import read_traced_texts, render
+    from proxytune.report import read_origin, read_traced_texts, render
 
     path = None if args.output is None else Path(args.output).expanduser()
     if path is not None and path.is_dir():
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     if path is not None and path.exists() and not args.overwrite:
         raise OutputError(f"{str(path)!r} is there already: replace it by --overwrite, or name another.")
     texts = [text for name in args.traces for text in read_traced_texts(name)]
-    page = render(texts, title=args.title)
+    origins = [origin for name in args.traces if (origin := read_origin(name)) is not None]
+    page = render(texts, title=args.title, origins=origins)
     if path is None:
         sys.stdout.write(page)
         return 0

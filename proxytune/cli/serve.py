@@ -6,10 +6,12 @@ PROXYTUNE_API_KEY or VLLM_API_KEY in the environment. What stands behind `--` go
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from proxytune.cli.role_arguments import add_role_arguments, choose_roles
+from proxytune.cli.engine_log import engine_log
+from proxytune.cli.role_arguments import RoleChoice, add_role_arguments, choose_roles
 from proxytune.cli.stderr import note
 from proxytune.errors import DependencyError, InputError, RoleError, RuntimeUnsupportedError
 
@@ -80,15 +82,49 @@ def run(args: argparse.Namespace) -> int:
         eos_token_ids=found.eos_token_ids,
         trust_remote_code=args.trust_remote_code,
     )
+    _require_runnable(choice, passed_on.engine_options)
     arguments = passed_on.arguments(found.composite, settings)
     require_engine(arguments)
-    try:
-        is_asked_for = serve(arguments, lambda address: note(f"serving {settings.served_model_name} at {address}/v1"))
-    finally:
-        if found.composite.merged is not None:
-            found.composite.merged.cleanup()
-    note("stopped." if is_asked_for else "the engine ended by itself: --debug shows its log.")
-    return 0 if is_asked_for else 1
+    note("starting: vLLM loads the models and prepares its kernels, which takes a minute or more.")
+    with engine_log(is_debug=args.debug) as log:
+
+        def announce(address: str) -> None:
+            log.release()
+            note(f"serving {settings.served_model_name} at {address}/v1")
+
+        try:
+            is_asked_for = serve(arguments, announce)
+        except RuntimeError as error:  # vLLM's word for an engine that did not come up
+            raise RuntimeUnsupportedError(f"vLLM's engine does not start: {log.cause() or error}") from error
+        finally:
+            if found.composite.merged is not None:
+                found.composite.merged.cleanup()
+        if is_asked_for:
+            note("stopped.")
+            return 0
+        note(f"the engine ended by itself: {log.cause() or 'it did not say why'} (--debug shows its log).")
+        return 1
+
+
+def _require_runnable(choice: RoleChoice, options: Mapping[str, Any]) -> None:
+    """Raise what vLLM would say of these roles after minutes; on a CPU, give its cache a size that is there.
+
+    Raises:
+        RuntimeUnsupportedError: It cannot run them.
+        OptionError: They do not fit.
+    """
+    from proxytune.cli.footprint import footprints
+    from proxytune.cli.memory import memories, size_cpu_cache
+    from proxytune.cli.refusals import loaded_models, refusals
+
+    roles = footprints(choice.base, choice.pairs, choice.formats)
+    [first, *_] = memories()
+    is_cpu = first.place == "cpu"
+    reasons = refusals(choice, roles, options, is_cpu=is_cpu)
+    if reasons:
+        raise RuntimeUnsupportedError(reasons[0])
+    if is_cpu:
+        size_cpu_cache(loaded_models(choice, roles, options), options, os.environ, first)
 
 
 def _prepare_logging(*, is_debug: bool) -> None:

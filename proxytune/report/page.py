@@ -21,6 +21,7 @@ from proxytune.trace import TokenTrace, Trace
 
 _FOLDER = Path(__file__).parent
 _LEVELS = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0)  # nats of KL(combined ‖ base), from which on a token is coloured so
+_LONGEST_TOKEN = 200
 _BROKEN = re.compile("[\ud800-\udfff]")
 
 
@@ -44,15 +45,19 @@ class _Group:
     columns: tuple[_Column, ...]
 
 
-def render(texts: Sequence[TracedText], *, title: str = "What steering did") -> str:
-    """Return the page as HTML that loads nothing; the texts of one prompt stand side by side."""
+def render(texts: Sequence[TracedText], *, title: str = "What steering did", origins: Sequence[str] = ()) -> str:
+    """Return the page as HTML that loads nothing; the texts of one prompt stand side by side.
+
+    `origins` are lines that say which models made the texts.
+    """
     style, script = (_asset(name) for name in ("page.css", "page.js"))
     environment = Environment(
         loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"number": _number, "percent": _percent, "level": _level, "label": _label}
+    environment.filters |= {"number": _number, "percent": _percent, "level": _level, "label": _label, "short": _short}
     page = environment.get_template("page.html").render(
         title=title,
+        origins=origins,
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
@@ -114,7 +119,11 @@ def _card_data(trace: Trace) -> dict[str, Any]:
             {key: value for key, value in token.items() if key not in ("text", "candidates")}
             | {
                 "candidates": [
-                    [candidate["token_id"], candidate["text"], *(candidate[name] for name in trace.distributions)]
+                    [
+                        candidate["token_id"],
+                        _short(candidate["text"]),
+                        *(candidate[name] for name in trace.distributions),
+                    ]
                     for candidate in token["candidates"]
                 ]
             }
@@ -125,8 +134,13 @@ def _card_data(trace: Trace) -> dict[str, Any]:
 
 def _label(token: TokenTrace) -> str:
     """Return what a screen reader says of a token."""
-    choice = f"changed, the base would take “{token.base_choice.text}”" if token.is_changed else "not changed"
-    return f"“{token.chosen.text}”: {choice}; KL {_number(token.kl_combined_base)}"
+    choice = f"changed, the base would take “{_short(token.base_choice.text)}”" if token.is_changed else "not changed"
+    return f"“{_short(token.chosen.text)}”: {choice}; KL {_number(token.kl_combined_base)}"
+
+
+def _short(text: str) -> str:
+    """Return a token's text, cut where nobody would read on."""
+    return text if len(text) <= _LONGEST_TOKEN else f"{text[:_LONGEST_TOKEN]}…"
 
 
 def _level(token: TokenTrace) -> int:

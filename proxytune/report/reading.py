@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from proxytune.errors import InputError
 from proxytune.prompts import Prompt
@@ -45,7 +45,7 @@ def read_traced_texts(path: str | Path) -> list[TracedText]:
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_refused)
                 if not (isinstance(row, Mapping) and "error" in row):
                     found.append(_traced_text(row))
             except (ValueError, RecursionError) as error:  # an InputError too
@@ -53,6 +53,26 @@ def read_traced_texts(path: str | Path) -> list[TracedText]:
     if not found:
         raise InputError(f"{str(path)!r} holds no trace: write some with `proxytune trace --output`.")
     return found
+
+
+def read_origin(path: str | Path) -> str | None:
+    """Return which models made a file of traces, when and how, from what `proxytune trace` keeps beside it."""
+    path = Path(path).expanduser()
+    try:
+        entry = json.loads(path.with_name(f"{path.name}.run.json").read_text(encoding="utf-8"))
+        settings = entry["settings"]
+        roles = {"base": settings["base"]}
+        for number, pair in enumerate(settings["pairs"], 1):
+            suffix = "" if len(settings["pairs"]) == 1 else f" {number}"
+            roles |= {f"expert{suffix}": pair["expert"], f"anti{suffix}": pair["anti"]}
+        named = [f"{name} {model.get('source') or Path(model['folder']).name}" for name, model in roles.items()]
+        return f"{path.name}: {', '.join(named)}; rule {settings['rule'] or 'proxy'}; {entry['date'][:10]}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _refused(name: str) -> NoReturn:
+    raise InputError(f"it holds {name}, which is no JSON number.")
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -95,7 +95,7 @@ def test_seeded_chat(run: Run, roles: list[str]) -> None:
 
 def test_unknown_format(run: Run, roles: list[str]) -> None:
     """Formats are checked before the models load."""
-    assert_refused(run("chat", "--base", "/nowhere", *roles[2:], "--base-prompt", "lama"), "lama")
+    assert_refused(run("chat", *roles, "--base-prompt", "lama"), "lama")
 
 
 def test_interrupted_answer(

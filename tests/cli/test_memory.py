@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from proxytune.cli.footprint import Footprint, footprints
-from proxytune.cli.memory import Memory, Verdict, judge, judge_engine
+from proxytune.cli.memory import Memory, Verdict, judge, judge_engine, size_cpu_cache
 from proxytune.errors import OptionError
 from proxytune.roles import Pair, Role
 from tests.cli.console import Run, assert_refused
@@ -138,6 +138,27 @@ def test_engine_on_a_cpu(llamas: dict[str, list[Footprint]]) -> None:
     assert "VLLM_CPU_KVCACHE_SPACE" in (plan(llamas["13b"], [LARGE_CPU], "12").reason() or "")
     busy = Memory(place="cpu", name="", total_bytes=64 * GIB, free_bytes=58 * GIB)
     assert "VLLM_CPU_KVCACHE_SPACE" in (plan(llamas["13b"], [busy]).reason() or "")
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "space"),
+    [(60, "8"), (45, "1")],  # half of what 53 GB of weights leave, in whole GiB, and at least one
+)
+def test_cache_on_a_cpu_is_sized(llamas: dict[str, list[Footprint]], free_gib: int, space: str) -> None:
+    """Where nothing was said of the cache it gets a part of what is free, and what was said stays."""
+    memory = Memory(place="cpu", name="", total_bytes=64 * GIB, free_bytes=(free_gib + 6) * GIB)
+    environment: dict[str, str] = {}
+    size_cpu_cache(llamas["13b"], {"max_model_len": 256}, environment, memory)
+    assert environment == {"VLLM_CPU_KVCACHE_SPACE": space}
+    environment["VLLM_CPU_KVCACHE_SPACE"] = "3"
+    size_cpu_cache(llamas["13b"], {}, environment, memory)
+    assert environment == {"VLLM_CPU_KVCACHE_SPACE": "3"}
+
+
+def test_roles_too_large_for_a_cpu(llamas: dict[str, list[Footprint]]) -> None:
+    """What does not fit is told before vLLM starts."""
+    with pytest.raises(OptionError, match="do not fit into this machine"):
+        size_cpu_cache(llamas["70b"], {}, {}, LARGE_CPU)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class Server:
 
     def num_running(self) -> float:
         """Return how many requests the engine works on."""
-        lines = httpx.get(self.url + "/metrics", timeout=60).text.splitlines()
+        lines = httpx.get(self.url + "/metrics", headers=self.headers, timeout=60).text.splitlines()
         [line] = [line for line in lines if line.startswith("vllm:num_requests_running")]
         return float(line.rpartition(" ")[2])
 

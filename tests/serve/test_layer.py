@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from proxytune.errors import RuntimeUnsupportedError, UnknownOptionError
+from proxytune.vllm.serving.body import BodyRules
 from tests.vllm.conftest import IS_INSTALLED
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not IS_INSTALLED, reason="vLLM is not installed")]
@@ -82,3 +84,36 @@ def test_bodies_that_no_endpoint_can_read(content: bytes, sentence: str) -> None
     response, reached = _ask("POST", "/scale_elastic_ep", key=_KEY, content=content)
     assert (response.status_code, reached) == (400, [])
     assert sentence in response.json()["error"]["message"]
+
+
+KNOWN = frozenset({"prompt", "n", "seed", "temperature"})
+OPENAI = {
+    "metadata": {"a": "b"},
+    "store": False,
+    "service_tier": "auto",
+    "user": "u",
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "verbosity": "low",
+    "prediction": {"type": "content", "content": "x"},
+    "best_of": 1,
+}
+
+
+def test_fields_of_openais_client_are_taken() -> None:
+    """What its client sends and changes no answer here is no error."""
+    assert BodyRules(alphas=(1.0,)).checked({"prompt": "a", **OPENAI}, KNOWN)["prompt"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "sentence"),
+    [
+        ({"alhpa": 1}, UnknownOptionError, "did you mean 'alpha'"),
+        ({"temprature": 1}, UnknownOptionError, "did you mean 'temperature'"),
+        ({"best_of": 4, "n": 1}, RuntimeUnsupportedError, "best_of is 4"),
+    ],
+)
+def test_fields_that_would_be_ignored(extra: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    """What would change the answer and is not known is an error with the nearest name."""
+    with pytest.raises(error, match=sentence):
+        BodyRules(alphas=(1.0,)).checked({"prompt": "a", **extra}, KNOWN)

@@ -15,6 +15,8 @@ from proxytune.vllm.serving.middleware import ADDS_SPECIAL_TOKENS, RequestRules
 
 RULES = f"{RequestRules.__module__}.{RequestRules.__qualname__}"
 
+GRACE_S = 20  # in which requests in flight may finish after SIGTERM; then they are ended
+
 _OURS = {
     "api_key": "--api-key-file FILE, or PROXYTUNE_API_KEY in the environment: anyone can read a command line",
     "host": "--host, before the `--`",
@@ -101,6 +103,8 @@ class PassedOn:
             "api_key": None if settings.api_key is None else [settings.api_key],
             "middleware": [*self.args.middleware, RULES],
         }
+        if "shutdown_timeout" not in self.changed:
+            server_arguments["shutdown_timeout"] = GRACE_S
         if "use_tqdm_on_load" not in self.changed:
             server_arguments["use_tqdm_on_load"] = False
         if "uvicorn_log_level" not in self.changed:

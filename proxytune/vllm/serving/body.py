@@ -1,5 +1,6 @@
 """Checks of a request's body beyond vLLM's: α, nothing unknown, only finite numbers."""
 
+import difflib
 import json
 import math
 from collections.abc import Mapping, Set
@@ -10,6 +11,20 @@ from proxytune.errors import InputError, OptionError, RuntimeUnsupportedError, U
 from proxytune.vllm.plan import ALPHA_KEY, request_alphas
 
 XARGS = "vllm_xargs"
+# Of OpenAI's API: what they ask for changes no answer here, and its client sends them.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "metadata",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
 _MAX_WHOLE = 2**63
 
 
@@ -35,9 +50,15 @@ class BodyRules:
             OptionError: α is no finite number, has the wrong count, or is said twice.
             RuntimeUnsupportedError: This engine cannot do it.
         """
-        unknown = sorted(set(body) - known - {ALPHA_KEY})
+        unknown = sorted(set(body) - known - {ALPHA_KEY, *_WITHOUT_EFFECT, "best_of"})
         if unknown:
-            raise UnknownOptionError(f"unknown field {unknown[0]!r}: leave it out.")
+            near = difflib.get_close_matches(unknown[0], [*known, ALPHA_KEY], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "leave it out."
+            raise UnknownOptionError(f"unknown field {unknown[0]!r}: {hint}")
+        if "best_of" not in known and body.get("best_of") not in (None, 1, body.get("n")):
+            raise RuntimeUnsupportedError(
+                f"best_of is {body['best_of']!r}: all answers that are made are given, so ask for them by n."
+            )
         if body.get("use_beam_search"):
             raise RuntimeUnsupportedError("use_beam_search: the vllm runtime has none; take runtime hf for it.")
         checked_body = dict(body)
