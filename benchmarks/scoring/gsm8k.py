@@ -19,9 +19,14 @@ NAME = "gsm8k"
 BENCHMARK_ROWS = 1319
 # As published, a match eats both digits, so of 0,0,0 only the first comma goes.
 _DIGIT_COMMA = re.compile(r"(\d),(\d)")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")
-_SIGNED_NUMBER = re.compile(r"(?<!\d)-?\d*\.?\d+")
+# Commas, LaTeX's {,} and \, and the narrow or unbreakable blanks of typography.
+_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\[,;:! ]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
+_MINUS_SIGNS = str.maketrans(dict.fromkeys("\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
+_CURRENCY = r"\\?[$€£¥]"
+# A minus behind a word, a number or a bracket subtracts or joins.
+_SIGNED_NUMBER = re.compile(rf"((?<![\w)\]}}%.-])-)?(?:{_CURRENCY})?(\d*\.?\d+)")
+_TRUE_ANSWER = re.compile(rf"([-+]?)(?:{_CURRENCY})?([-+]?)(\d+(?:\.\d+)?)(?:\s*\\?%)?")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -47,15 +52,34 @@ def is_exact_match(prediction: str, answer: str) -> bool:
 
 
 def last_number(output: str) -> Decimal | None:
-    """Return the last number of an answer with its sign, None if there is none; a minus after a digit is no sign.
+    r"""Return the last number of an answer with its sign, None if there is none.
 
-    Only commas of thousands are dropped.
+    Separators of thousands are dropped, LaTeX's too; a currency may follow the sign; a minus may be a typographic one,
+    and after a digit, a word or a bracket it is no sign.
 
     >>> last_number("6 - 9 = -3 degrees"), last_number("$57.00"), last_number("from 4-5")
     (Decimal('-3'), Decimal('57.00'), Decimal('5'))
+    >>> last_number("a loss of \u2212$1{,}234"), last_number(r"\boxed{20\%}")
+    (Decimal('-1234'), Decimal('20'))
     """
-    numbers = _SIGNED_NUMBER.findall(_THOUSANDS.sub("", output))
-    return Decimal(numbers[-1]) if numbers else None
+    numbers = _SIGNED_NUMBER.findall(_plain(output))
+    return Decimal("".join(numbers[-1])) if numbers else None
+
+
+def true_number(answer: str) -> str | None:
+    r"""Return a true answer, or what follows its last "####", as a plain number; None if it is not one.
+
+    >>> true_number("9 + 9 = 18\n#### $1,018"), true_number("-5%"), true_number("18 apples")
+    ('1018', '-5', None)
+    """
+    found = _TRUE_ANSWER.fullmatch(_plain(answer.rpartition("####")[2].strip()))
+    if found is None or (found[1] and found[2]):
+        return None
+    return ("-" if "-" in (found[1], found[2]) else "") + found[3]
+
+
+def _plain(text: str) -> str:
+    return _THOUSANDS.sub("", text.translate(_MINUS_SIGNS))
 
 
 def score(rows: Sequence[Row]) -> Score:
@@ -101,7 +125,8 @@ def _num_parsed_otherwise(rows: Sequence[Row], outputs: Sequence[str], predictio
 
 
 def _answer(row: Row) -> str:
-    answer = _THOUSANDS.sub("", row.text("answer").rpartition("####")[2].strip())
-    if not re.fullmatch(r"-?\d+(\.\d+)?", answer):
-        raise InputError(f"{row.place}: field 'answer' ends in {answer[-40:]!r}, not in a number.")
-    return answer
+    answer = row.text("answer")
+    number = true_number(answer)
+    if number is None:
+        raise InputError(f"{row.place}: field 'answer' ends in {answer.strip()[-40:]!r}, not in a number.")
+    return number

@@ -7,7 +7,6 @@ Source: Liu et al. 2024, section 5.2, and the per-question files published with 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,7 +16,7 @@ from typing import Any
 from benchmarks.answerer import Answerer, Formats
 from benchmarks.runs.measures import Measure, field
 from benchmarks.runs.provenance import file_digest
-from benchmarks.scoring.gsm8k import is_exact_match, last_number, parse_number
+from benchmarks.scoring.gsm8k import is_exact_match, last_number, parse_number, true_number
 from benchmarks.scoring.rows import read_rows
 from benchmarks.tasks.task import Job, first
 from benchmarks.truthfulqa_prompts import OPEN_CUE, chat_prompt
@@ -36,7 +35,6 @@ MEASURES = {
 # Where the paper cuts an answer: models go on with questions of their own, or with comments.
 CUTS = ("Answer the following question", "Question:", "Comment:")
 _NAMES = ("gsm8k/test.jsonl", "gsm8k/test.jsonl.gz", "test.jsonl", "test.jsonl.gz")
-_DIGIT_COMMA = re.compile(r"(\d),(\d)")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -132,8 +130,8 @@ def answer_row(question: Question, output: str) -> dict[str, Any]:
 
 
 def _question(question: str, answer: str) -> Question:
-    number = _DIGIT_COMMA.sub(r"\1\2", answer.rpartition("####")[2].strip())
-    if not re.fullmatch(r"-?\d+(\.\d+)?", number):
+    number = true_number(answer)
+    if number is None:
         raise InputError(f"an answer ends in {answer[-40:]!r}, not in #### and a number: give GSM8K's test.jsonl.")
     return Question(question=question, answer=number)
 

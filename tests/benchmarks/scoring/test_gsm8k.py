@@ -48,6 +48,48 @@ def test_last_number(output: str, number: str | None) -> None:
     assert gsm8k.last_number(output) == (None if number is None else Decimal(number))
 
 
+@pytest.mark.parametrize(
+    ("output", "number"),
+    [
+        ("-$3", "-3"),
+        ("$-3", "-3"),
+        (r"\(-\$1{,}234.50\)", "-1234.50"),
+        (r"1\,234\,567", "1234567"),
+        ("12\u202f500 €", "12500"),
+        ("\u22123", "-3"),
+        ("it is \u20135", "-5"),
+        ("10\u201312", "12"),
+        ("$10-$3", "3"),
+        ("COVID-19", "19"),
+        ("f(2)-3", "3"),
+        (r"15\%", "15"),
+        ("+7", "7"),
+        ("about .5", ".5"),
+    ],
+)
+def test_numbers_as_people_and_latex_write_them(output: str, number: str) -> None:
+    """Signs, currencies, separators, typographic minus signs and per cent are read; what joins or subtracts is not."""
+    assert gsm8k.last_number(output) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("so\n#### 1,018", "1018"),
+        ("\u2212$3", "-3"),
+        ("$-3", "-3"),
+        (r"12{,}500", "12500"),
+        ("20 %", "20"),
+        ("-$-3", None),
+        ("12,5", None),
+        ("18 eggs", None),
+    ],
+)
+def test_true_numbers(answer: str, number: str | None) -> None:
+    """A true answer is one number, however it is written; anything else is none."""
+    assert gsm8k.true_number(answer) == number
+
+
 def test_both_forms_of_match(make_rows: Callable[..., list[Row]]) -> None:
     """By spelling 3 matches -3 and 57.00 misses 57; as numbers it is the other way round; no number is wrong."""
     pairs = (("-3", "it is 3"), ("57", "57.00"), ("1", "no idea"), ("so 2,125\n#### 2,125", "2125"))
