@@ -18,8 +18,8 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'pr
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from benchmarks.tasks.lm_eval.model import ProxyTuneLM
-from benchmarks.tasks.lm_eval.response_cache import fingerprint, response_cache
+from benchmarks.tasks.lm_eval.__main__ import register
+from benchmarks.tasks.lm_eval.model import ProxyTuneLM, response_cache
 
 LONG = "One day. " * 250
 PAIRS = [
@@ -54,20 +54,20 @@ def single() -> Models:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}")
     generator = ProxyGenerator(*[str(folder)] * 3, alpha=0.0, dtype="float32")
-    return Models(_hflm(pretrained=str(folder)), ProxyTuneLM(generator, batch_size=4, has_progress=False))
+    return Models(_hflm(pretrained=str(folder)), ProxyTuneLM(generator, batch_size=4))
 
 
 @pytest.fixture(scope="module")
 def steered(trio: ProxyGenerator) -> Models:
     """The composite of the tiny trio: for the harness an ordinary transformers model."""
     theirs = _hflm(pretrained=trio.model, tokenizer=trio.tokenizer)
-    return Models(theirs, ProxyTuneLM(trio, batch_size=4, has_progress=False))
+    return Models(theirs, ProxyTuneLM(trio, batch_size=4))
 
 
 @pytest.fixture
 def ours(trio: ProxyGenerator) -> ProxyTuneLM:
     """The tiny trio alone."""
-    return ProxyTuneLM(trio, batch_size=4, has_progress=False)
+    return ProxyTuneLM(trio, batch_size=4)
 
 
 def _hflm(**given: Any) -> Any:
@@ -110,8 +110,7 @@ def test_alpha_zero_is_the_base(trio: ProxyGenerator, readers: dict[str, Path]) 
     """At α = 0 the trio's log-probabilities are those that HFLM finds for the base alone; at α = 1 they are not."""
     base = _hflm(pretrained=str(readers["base"])).loglikelihood(_requests("loglikelihood", PAIRS), disable_tqdm=True)
     found = {
-        alpha: ProxyTuneLM(trio, alpha=alpha, has_progress=False).loglikelihood(_requests("loglikelihood", PAIRS))
-        for alpha in (0.0, 1.0)
+        alpha: ProxyTuneLM(trio, alpha=alpha).loglikelihood(_requests("loglikelihood", PAIRS)) for alpha in (0.0, 1.0)
     }
     assert [logprob for logprob, _ in found[0.0]] == pytest.approx([logprob for logprob, _ in base], abs=1e-4)
     assert [logprob for logprob, _ in found[1.0]] != pytest.approx([logprob for logprob, _ in base], abs=1e-2)
@@ -154,7 +153,7 @@ def test_roles_read_their_own_formats(trio: ProxyGenerator, readers: dict[str, P
     """With prompt formats each role reads the context in its own, as in `score`; texts without one are refused."""
     formats = {"base_prompt": "{prompt} =", "expert_prompt": "Q: {prompt}", "anti_prompt": "{prompt} ="}
     formatted = ProxyGenerator(*(str(readers[role]) for role in ("base", "expert", "anti")), dtype="float32", **formats)
-    lm = ProxyTuneLM(formatted, has_progress=False)
+    lm = ProxyTuneLM(formatted)
     [(found, _)] = lm.loglikelihood(_requests("loglikelihood", [("two and two ", "four")]))
     assert found == pytest.approx(formatted.score("two and two", " four")[0].total, abs=1e-5)
     assert found != pytest.approx(trio.score("two and two", " four")[0].total, abs=1e-2)
@@ -167,15 +166,24 @@ def test_the_harness_makes_the_model_by_name(readers: dict[str, Path]) -> None:
     """Once registered, `proxytune` is made from the harness's model arguments."""
     from lm_eval.api.registry import get_model
 
-    from benchmarks.tasks.lm_eval.harness import NAME, register
-
     register()
     roles = ",".join(f"{role}={readers[role]}" for role in ("base", "expert", "anti"))
-    made = get_model(NAME).create_from_arg_string(
+    made = get_model("proxytune").create_from_arg_string(
         f"{roles},alpha=0.5,dtype=float32,max_length=64", {"batch_size": 2, "max_batch_size": None, "device": "cuda:0"}
     )
     assert (made.batch_size, made.max_length, made.generator.model.config.alphas) == (2, 64, (0.5,))
     assert made.get_model_info()["proxytune"]["pairs"][0]["expert"]["sha256"]
+    with pytest.raises(OptionError, match="batch_size is 'auto'"):
+        get_model("proxytune").create_from_arg_string(roles, {"batch_size": "auto"})
+
+
+def test_the_harness_s_own_model_reads_a_proxy_folder(trio: ProxyGenerator, tmp_path: Path) -> None:
+    """HFLM makes the composite from its folder by name, without code of ours, and finds what ours finds."""
+    trio.save_pretrained(tmp_path / "folder")
+    asked = _requests("loglikelihood", PAIRS)
+    theirs = _hflm(pretrained=str(tmp_path / "folder"), trust_remote_code=True).loglikelihood(asked, disable_tqdm=True)
+    found = ProxyTuneLM(trio).loglikelihood(asked)
+    assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in theirs], abs=1e-4)
 
 
 def test_the_cache_knows_what_decides_an_answer(trio: ProxyGenerator, readers: dict[str, Path], tmp_path: Path) -> None:
@@ -185,12 +193,12 @@ def test_the_cache_knows_what_decides_an_answer(trio: ProxyGenerator, readers: d
         roles = {role: str(readers[role]) for role in ("base", "expert", "anti")}
         return ProxyTuneLM(ProxyGenerator(**{**roles, "dtype": "float32", **changes}))
 
-    same = {fingerprint(ProxyTuneLM(trio)), fingerprint(made())}
+    same = {response_cache(tmp_path, ProxyTuneLM(trio)), response_cache(tmp_path, made())}
     others = [made(alpha=0.5), made(expert=str(readers["tuned"])), made(expert_prompt="Q: {prompt}")]
-    others += [ProxyTuneLM(trio, alpha=2.0), ProxyTuneLM(trio, max_length=99), ProxyTuneLM(trio, render=str.upper)]
+    others += [ProxyTuneLM(trio, alpha=2.0), ProxyTuneLM(trio, max_length=99)]
     assert len(same) == 1
-    assert len(same | {fingerprint(lm) for lm in others}) == 1 + len(others)
-    assert response_cache(tmp_path, ProxyTuneLM(trio)).startswith(str(tmp_path))
+    assert len(same | {response_cache(tmp_path, lm) for lm in others}) == 1 + len(others)
+    assert same.pop().startswith(str(tmp_path))
     nameless = ProxyTuneLM(tiny.generator())
     with pytest.raises(InputError, match="folder"):
-        fingerprint(nameless)
+        response_cache(tmp_path, nameless)

@@ -19,11 +19,16 @@ import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from benchmarks.tasks.lm_eval.data_rows import arc_rows, mmlu_rows, truthfulqa_rows
-from benchmarks.tasks.lm_eval.loading import load_documents
-from benchmarks.tasks.lm_eval.local_data import write_task
+from benchmarks.tasks.lm_eval.data import arc_rows, mmlu_rows, truthfulqa_rows, write_task
 from benchmarks.tasks.lm_eval.model import ProxyTuneLM
-from benchmarks.tasks.lm_eval.selection import HarnessMeasures, index_for, is_mean, select, settings_of
+from benchmarks.tasks.lm_eval.tasks import (
+    HarnessMeasures,
+    index_for,
+    is_mean,
+    load_documents,
+    select,
+    settings_of,
+)
 from proxytune import ProxyGenerator
 from proxytune.errors import InputError, OptionError
 
@@ -101,7 +106,7 @@ def test_the_model_object_serves_the_harness(run: Run, data: Path, readers: dict
     options = ("--tasks", ",".join(tasks), "--limit", "2", "--num-fewshot", "1", "--alpha", "0.5")
     metrics = run(tmp_path / "run", *options, "--compare", "steered")
     roles = {role: str(readers[role]) for role in ("base", "expert", "anti")}
-    lm = ProxyTuneLM(ProxyGenerator(**roles, dtype="float32"), alpha=0.5, has_progress=False)
+    lm = ProxyTuneLM(ProxyGenerator(**roles, dtype="float32"), alpha=0.5)
     theirs = _harness(lm, tasks, data, tmp_path / "tasks", limit=2, num_fewshot=1)
     for task in tasks:
         assert results(metrics)[task, "acc", "steered"]["value"] == theirs["results"][task]["acc,none"]
