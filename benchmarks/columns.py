@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
-from benchmarks.runs.provenance import model_identity, stored_dtype
+from benchmarks.provenance import model_identity, stored_dtype
 from proxytune.cli.role_arguments import ROLES, RoleChoice, choose_roles
 from proxytune.errors import OptionError, RoleError
 from proxytune.options import check_alpha

@@ -34,7 +34,7 @@ COMMANDS = {
         module="benchmarks.tasks.alpacaeval.outputs", help="write a run's answers as AlpacaEval's model_outputs.json"
     ),
     "judge": Entry(module="benchmarks.judging.command", help="judge the open answers of a run"),
-    "merge": Entry(module="benchmarks.runs.command", help="put the shards of a run together"),
+    "merge": Entry(module="benchmarks.merge", help="put the shards of a run together"),
     "report": Entry(module="benchmarks.reporting.command", help="one table of runs, with gap closed, and a page"),
     "score": Entry(module="benchmarks.scoring.command", help="score anybody's outputs without a model"),
 }

@@ -12,13 +12,9 @@ from typing import Any
 
 from benchmarks.columns import Session, alphas, columns_of, has_roles, names
 from benchmarks.judging.judgements import judged_rows
-from benchmarks.runs.configuration import Configuration
-from benchmarks.runs.folder import RunFolder
-from benchmarks.runs.plan import Chunk, Shard
-from benchmarks.runs.provenance import session
-from benchmarks.runs.running import run_missing
-from benchmarks.runs.table import table
-from benchmarks.runs.timings import timed
+from benchmarks.provenance import session
+from benchmarks.run import Chunk, Configuration, RunFolder, Shard
+from benchmarks.tables import table
 from benchmarks.tasks.task import Job, Task
 from proxytune.cli.role_arguments import ROLES, add_role_arguments
 from proxytune.cli.stderr import is_watched, note
@@ -71,7 +67,6 @@ def run(args: argparse.Namespace, task: Task, name: str) -> int:
 
 
 def _run(args: argparse.Namespace, task: Task, name: str, *, has_progress: bool) -> dict[str, Any]:
-    output = Path(args.output).expanduser()
     job = task.prepare(args)
     args.compare = list(job.columns) or args.compare
     columns = {column.name: column for column in columns_of(args, default=_default_columns(args))}
@@ -85,15 +80,15 @@ def _run(args: argparse.Namespace, task: Task, name: str, *, has_progress: bool)
         shard=args.shard,
         sessions=[session()],
     )
-    folder = RunFolder.open(output, configuration, is_resumed=args.resume)
+    folder = RunFolder.open(Path(args.output).expanduser(), configuration, is_resumed=args.resume)
     with Session(args) as models:
 
         def predict(chunk: Chunk) -> Sequence[Mapping[str, Any]]:
             part = parts[chunk.part]
             answerer = models.answerer(columns[chunk.column], part.formats)
-            return timed(output, chunk, lambda: part.predict(answerer, chunk.indices))
+            return part.predict(answerer, chunk.indices)
 
-        run_missing(folder, predict, has_progress=has_progress)
+        folder.predict_missing(predict, has_progress=has_progress)
     return folder.measure(task.MEASURES, judged_rows(folder))
 
 

@@ -17,8 +17,8 @@ from benchmarks.judging.judge import QUESTIONS, Judge, LocalJudge
 from benchmarks.judging.judgements import judge_missing, judged_rows
 from benchmarks.judging.server import ServerJudge
 from benchmarks.registry import TASKS
-from benchmarks.runs.folder import RunFolder
-from benchmarks.runs.table import table
+from benchmarks.run import RunFolder
+from benchmarks.tables import table
 from proxytune.cli.role_arguments import add_role_arguments
 from proxytune.cli.stderr import is_watched
 from proxytune.errors import OptionError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from benchmarks.answerer import Answerer
-from benchmarks.runs.provenance import model_identity
+from benchmarks.provenance import model_identity
 from proxytune.cli.role_arguments import RoleChoice
 from proxytune.errors import ProxyTuneError
 

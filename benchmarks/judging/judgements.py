@@ -9,10 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.files import JsonLines, read_json, read_rows, write_json
 from benchmarks.judging.judge import QUESTIONS, Judge
-from benchmarks.runs.configuration import write_json
-from benchmarks.runs.folder import RunFolder
-from benchmarks.runs.predictions import read_rows
+from benchmarks.run import RunFolder
 from benchmarks.scoring.truthfulqa_open import both, is_yes
 from benchmarks.tasks.truthfulqa_open import NAME as OPEN
 from proxytune.errors import InputError, OptionError
@@ -42,13 +41,14 @@ def judge_missing(
     todo = {name: [row for row in rows if (row["column"], row["index"], name) not in done] for name in judges}
     total = sum(len(missing) for missing in todo.values())
     with (
-        _repaired(run.path / JUDGEMENTS).open("ab", buffering=0) as stream,
+        JsonLines(run.path / JUDGEMENTS) as lines,
         tqdm(total=total, disable=not has_progress, unit="answer") as bar,
     ):
+        lines.keep()
         for name, judge in judges.items():
             bar.set_description(f"judge {name}")
             for batch in _batches(todo[name], judge.batch_size):
-                stream.write(_lines(name, judge, batch))
+                lines.append(_lines(name, judge, batch))
                 bar.update(len(batch))
             judge.close()
 
@@ -78,25 +78,14 @@ def _known(folder: Path) -> dict[Key, dict[str, Any]]:
     return {(row["column"], row["index"], row["judge"]): row for row in read_rows(path)}
 
 
-def _repaired(path: Path) -> Path:
-    """Return the path, with what a killed process left of a line cut off."""
-    if path.exists():
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            with path.open("r+b") as stream:
-                stream.truncate(data.rfind(b"\n") + 1)
-    return path
-
-
-def _lines(name: str, judge: Judge, rows: Sequence[Mapping[str, Any]]) -> bytes:
+def _lines(name: str, judge: Judge, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     prompts = [QUESTIONS[name].format(question=row["Question"].strip(), answer=row["output"]) for row in rows]
     found = judge.judge(prompts)
-    lines = [
+    return [
         {"column": row["column"], "index": row["index"], "judge": name, "probability": verdict.probability}
         | ({} if verdict.error is None else {"error": verdict.error})
         for row, verdict in zip(rows, found, strict=True)
     ]
-    return b"".join(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n" for line in lines)
 
 
 def _batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -105,7 +94,7 @@ def _batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def _require_same_judges(path: Path, judges: Mapping[str, Any]) -> None:
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
     changed = next((name for name, found in judges.items() if known.get(name, found) != found), None)
     if changed is not None:
         raise OptionError(

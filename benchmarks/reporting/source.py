@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.files import read_json, read_rows
 from benchmarks.judging.judgements import JUDGES, judged_rows
+from benchmarks.measures import Measure, summarise
 from benchmarks.registry import TASKS
-from benchmarks.runs.configuration import NAME as CONFIG
-from benchmarks.runs.configuration import Configuration
-from benchmarks.runs.folder import METRICS, PREDICTIONS, RunFolder
-from benchmarks.runs.measures import Measure, summarise
-from benchmarks.runs.plan import Shard
-from benchmarks.runs.predictions import read_rows
-from benchmarks.runs.timings import Cost, costs
+from benchmarks.run import CONFIG, METRICS, PREDICTIONS, Configuration, Cost, RunFolder, Shard, costs
 from proxytune.errors import InputError, OptionError
 
 _SETTINGS = ("models", "batch_size", "runtime", "limit", "prompt_formats", "seed")
@@ -110,7 +105,7 @@ def read_source(path: Path, *, is_partial_allowed: bool = False) -> Source:
         rows=rows,
         num_wanted=num_wanted,
         measures=measures,
-        judges=_read(path / JUDGES) if (path / JUDGES).exists() else {},
+        judges=read_json(path / JUDGES) if (path / JUDGES).exists() else {},
         judgings=_judgings(path, configuration) if is_whole else (),
         costs=costs(path),
     )
@@ -122,7 +117,7 @@ def _metrics(run: RunFolder) -> Mapping[str, Any]:
         raise OptionError(
             f"{str(run.path)!r} has all its rows but no {METRICS}: the same command with --resume makes it."
         )
-    metrics = _read(path)
+    metrics = read_json(path)
     if metrics.get("fingerprint") != run.configuration.fingerprint or not isinstance(metrics.get("results"), list):
         raise OptionError(f"{str(path)!r} is not of this run's configuration: run it again with --resume.")
     return metrics
@@ -138,19 +133,9 @@ def _of_rows(
 def _judgings(path: Path, configuration: Configuration) -> list[Judging]:
     found = []
     for file in sorted(path.glob(f"judged/*/{METRICS}")):
-        metrics = _read(file)
+        metrics = read_json(file)
         if metrics.get("fingerprint") != configuration.fingerprint:
             raise OptionError(f"{str(file)!r} judges another run than this one: take it away, or judge again.")
         description = {key: metrics.get(key) for key in ("judge", "reference")}
         found.append(Judging(description=description, metrics=metrics))
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{str(path)!r} holds no JSON object: it was changed.")
     return found

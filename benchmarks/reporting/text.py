@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.reporting.gap import GapLine
 from benchmarks.reporting.grid import Cell, Figure, Group
 from benchmarks.reporting.source import Source
+from benchmarks.tables import aligned
 
 _WIDTH = 132
 
@@ -28,7 +29,7 @@ def as_text(tables: Sequence[Table], sources: Sequence[Source]) -> str:
     parts = []
     for table in tables:
         blocks = _blocks(_grid(table))
-        parts += [f"base: {table.group.title}\n\n", "\n".join(_aligned(block) for block in blocks), "\n"]
+        parts += [f"base: {table.group.title}\n\n", "\n".join(aligned(block) for block in blocks), "\n"]
         parts += [*(f"{mark}\n" for mark in table.marks), "\n"]
     return "".join(parts) + "".join(f"{line}\n" for line in _legend(sources))
 
@@ -154,13 +155,6 @@ def _blocks(lines: Sequence[Sequence[str]]) -> list[list[list[str]]]:
             used = widths[0] + width + 2
     ends = [*starts[1:], len(widths)]
     return [[[line[0], *line[start:end]] for line in lines] for start, end in zip(starts, ends, strict=True)]
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
-    )
 
 
 def _legend(sources: Sequence[Source]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
-from benchmarks.runs.measures import Measure, field
+from benchmarks.measures import Measure, field
 from benchmarks.tasks.task import Job, first
 from benchmarks.tasks.truthfulqa_mc import McPart, McQuestion
 from proxytune.cli.stderr import note

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
-from benchmarks.runs.measures import Measure, field
-from benchmarks.runs.provenance import file_digest
+from benchmarks.measures import Measure, field
+from benchmarks.provenance import file_digest
 from benchmarks.scoring.gsm8k import is_exact_match, last_number, parse_number, true_number
 from benchmarks.scoring.rows import read_rows
 from benchmarks.tasks.task import Job, first

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from benchmarks.answerer import Answerer, Formats
-from benchmarks.runs.measures import Measure
+from benchmarks.measures import Measure
 from proxytune.errors import OptionError
 
 

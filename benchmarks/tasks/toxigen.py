@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
-from benchmarks.runs.measures import Measure, field
-from benchmarks.runs.provenance import file_digest, model_identity
+from benchmarks.measures import Measure, field
+from benchmarks.provenance import file_digest, model_identity
 from benchmarks.scoring.rows import read_rows
 from benchmarks.tasks.task import Job, first
 from proxytune.errors import InputError, OptionError

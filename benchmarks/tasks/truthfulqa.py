@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.runs.provenance import file_digest
+from benchmarks.provenance import file_digest
 from benchmarks.tasks import demo_world, truthfulqa_letter, truthfulqa_mc, truthfulqa_open
 from benchmarks.tasks.task import Job, Part, first
 from benchmarks.tasks.truthfulqa_mc import McPart, read_mc_questions

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats, Likelihood
-from benchmarks.runs.measures import Measure, field
+from benchmarks.measures import Measure, field
 from benchmarks.truthfulqa_prompts import read_questions, split_answers
 from proxytune.errors import InputError
 

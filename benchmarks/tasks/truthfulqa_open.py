@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
-from benchmarks.runs.measures import Measure, field
+from benchmarks.measures import Measure, field
 from benchmarks.tasks.truthfulqa_roles import formats_with_cue
 from benchmarks.truthfulqa_prompts import OPEN_CUE
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.registry import TASKS
-from benchmarks.runs.configuration import Configuration
-from benchmarks.runs.folder import RunFolder
-from benchmarks.runs.plan import Shard
+from benchmarks.run import Configuration, RunFolder, Shard
 
 FLOAT32 = {"folder": "big", "sha256": "ba5e0000", "dtype": "float32"}
 EXPERT = {"folder": "small+", "sha256": "e0000000", "dtype": "float32"}

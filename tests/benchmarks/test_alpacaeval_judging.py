@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.runs.configuration import Configuration
-from benchmarks.runs.folder import RunFolder
+from benchmarks.run import Configuration, RunFolder
 from benchmarks.tasks.alpacaeval.annotations import read_annotations
 from benchmarks.tasks.alpacaeval.judge import Judge
 from proxytune.errors import OptionError

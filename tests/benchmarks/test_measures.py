@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
-from benchmarks.runs.measures import Measure, field, summarise
-from benchmarks.runs.pairing import mcnemar
-from benchmarks.runs.table import table
-from proxytune.errors import InputError
+from benchmarks.measures import Measure, field, mcnemar, summarise
+from benchmarks.tables import table
 
 MEASURES = {"quiz": (Measure(name="accuracy", value=field("is_right"), missing="unparsable"),)}
 
@@ -60,7 +59,9 @@ def test_intervals_repeat_for_a_seed() -> None:
     assert once["ci95"][0] < once["value"] < once["ci95"][1]
 
 
-def test_mcnemar_refuses_negative_counts() -> None:
-    """Counts below zero are an error."""
-    with pytest.raises(InputError, match="-1"):
-        mcnemar(-1, 2)
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    """McNemar's p is scipy's two-sided binomial test of one half on the questions that only one column has right."""
+    for first in range(7):
+        for second in range(7):
+            wanted = binomtest(first, first + second).pvalue if first + second else 1.0
+            assert mcnemar(first, second) == pytest.approx(wanted, rel=1e-12)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.reporting.gap import gap_closed, mean_gap
-from benchmarks.runs.plan import Shard
+from benchmarks.run import Shard
 from benchmarks.tasks.alpacaeval.figures import figures
 from tests.benchmarks.conftest import Bench
 from tests.benchmarks.made_runs import FLOAT32, make_run

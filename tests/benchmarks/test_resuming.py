@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.runs.configuration import differences
-from benchmarks.runs.plan import Chunk, Shard, chunks_of
-from benchmarks.runs.predictions import Predictions
+from benchmarks.run import Chunk, Predictions, Shard, chunks_of, differences
 from proxytune.errors import OptionError, OutputError
 from tests.benchmarks.conftest import Bench, command, predictions, results
 

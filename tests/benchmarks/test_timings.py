@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.runs.timings import TIMINGS, append_timings, costs
+from benchmarks.files import append_rows
+from benchmarks.run import TIMINGS, costs
 from tests.benchmarks.conftest import Bench
 
 
@@ -17,17 +18,17 @@ def line(column: str, first: int, seconds: float) -> dict[str, object]:
 
 def test_a_chunk_counts_once(tmp_path: Path) -> None:
     """A chunk that a resumed run did again counts by its later time: (5 + 3) s over 4 questions is 2 s each."""
-    append_timings(tmp_path, [line("base", 0, 5.0), line("base", 2, 9.0)])
-    append_timings(tmp_path, [line("base", 2, 3.0)])
+    append_rows(tmp_path / TIMINGS, [line("base", 0, 5.0), line("base", 2, 9.0)])
+    append_rows(tmp_path / TIMINGS, [line("base", 2, 3.0)])
     assert costs(tmp_path)["base", "mc"].seconds_per_question == 2.0
 
 
 def test_a_torn_line_is_cut(tmp_path: Path) -> None:
     """What a kill left of a line is gone when the next is written, and the next is whole."""
-    append_timings(tmp_path, [line("base", 0, 1.0)])
+    append_rows(tmp_path / TIMINGS, [line("base", 0, 1.0)])
     with (tmp_path / TIMINGS).open("a", encoding="utf-8") as stream:
         stream.write('{"column": "ba')
-    append_timings(tmp_path, [line("base", 2, 3.0)])
+    append_rows(tmp_path / TIMINGS, [line("base", 2, 3.0)])
     assert costs(tmp_path)["base", "mc"].seconds_per_question == 1.0
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.runs.predictions import read_rows
+from benchmarks.files import JsonLines, read_rows
 from benchmarks.tasks.alpacaeval import worker
 from benchmarks.tasks.alpacaeval.judge import MARKS, Judge
 from benchmarks.tasks.alpacaeval.process import last_line, shortened, worker_lines
 from benchmarks.tasks.alpacaeval.reference import Reference
-from proxytune.errors import DependencyError, OutputError
+from proxytune.errors import DependencyError
 
 NAME = "annotations.jsonl"
 
@@ -41,17 +39,18 @@ def annotate_missing(
     """
     known = read_annotations(folder)
     todo = [row for row in rows if _is_missing(known.get((row["column"], row["index"])), is_retried=is_retried)]
-    with _appended(folder / NAME) as stream, tqdm(total=len(todo), disable=not has_progress, unit="verdict") as bar:
+    with JsonLines(folder / NAME) as lines, tqdm(total=len(todo), disable=not has_progress, unit="verdict") as bar:
+        lines.keep()
         tasks = []
         for row in todo:
             task = _task(row, reference)
             if (obstacle := _obstacle(row, task)) is None:
                 tasks.append(task)
                 continue
-            _write(stream, {**_key(task), "preference": None, "error": obstacle})
+            lines.append([{**_key(task), "preference": None, "error": obstacle}])
             bar.update()
         for answer in _answers(tasks, judge, folder):
-            _write(stream, judge.without_key(_verdict(answer)))
+            lines.append([judge.without_key(_verdict(answer))])
             bar.update()
 
 
@@ -120,24 +119,3 @@ def _answers(tasks: Sequence[Mapping[str, Any]], judge: Judge, folder: Path) -> 
                 f"alpaca-eval's process ended after {num_answers} of {len(tasks)} verdicts: "
                 f"{judge.without_key(last_line(told))}. What is judged is kept: the same command goes on."
             )
-
-
-@contextmanager
-def _appended(path: Path) -> Iterator[IO[bytes]]:
-    """Open the file behind its last whole line, for this process alone."""
-    try:
-        with path.open("a+b", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stream.truncate(path.read_bytes().rfind(b"\n") + 1)
-            yield stream
-    except BlockingIOError as error:
-        raise OutputError(f"{str(path)!r} is being written by another process: wait for it, or end it.") from error
-
-
-def _write(stream: IO[bytes], line: Mapping[str, Any]) -> None:
-    data = memoryview(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-    try:
-        while data:
-            data = data[stream.write(data) :]
-    except OSError as error:
-        raise OutputError(f"cannot write {stream.name!r}: {error.strerror or error}.") from error

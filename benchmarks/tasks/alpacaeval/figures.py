@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from benchmarks.runs.measures import Measure, field, summarise
-from benchmarks.runs.table import table
+from benchmarks.measures import Measure, field, summarise
 from benchmarks.scoring import alpacaeval
 from benchmarks.scoring.rows import Row
 from benchmarks.scoring.score import Metric, Score
+from benchmarks.tables import table
 from benchmarks.tasks.alpacaeval.annotations import Key
 from benchmarks.tasks.alpacaeval.generation import TASK
 from benchmarks.tasks.alpacaeval.length_control import LengthControl, controlled_rates

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
-from benchmarks.runs.measures import Measure, field
-from benchmarks.runs.provenance import file_digest
+from benchmarks.measures import Measure, field
+from benchmarks.provenance import file_digest
 from benchmarks.tasks.alpacaeval.reference import INSTRUCTIONS, Instruction, find, read_instructions
 from benchmarks.tasks.task import Job, first
 from proxytune.completion import Completion

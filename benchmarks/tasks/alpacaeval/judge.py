@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.runs.configuration import write_json
+from benchmarks.files import make_folder, write_json
 from benchmarks.tasks.alpacaeval.process import offline_environment
-from proxytune.errors import DependencyError, OptionError, OutputError
+from proxytune.errors import DependencyError, OptionError
 
 PACKAGE = "alpaca-eval"
 # What the package's prompts are put together with: an output that holds one of them would change the question.
@@ -108,11 +108,7 @@ class Judge:
 
     def write_configuration(self, folder: Path) -> Path:
         """Write what the package reads (JSON, which is YAML too) below `folder`, without the key; return its path."""
-        home = folder / "annotator"
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {str(home)!r}: {error.strerror or error}.") from error
+        home = make_folder(folder / "annotator")
         form, clients = FORMS[self.form], home / "clients.yaml"
         client = {"base_url": self.url, "timeout": self.timeout_s, "max_retries": self.max_attempts - 1}
         write_json(clients, {"default": [client]})

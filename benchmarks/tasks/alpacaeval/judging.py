@@ -7,16 +7,15 @@ below the run's folder; the server's key comes from an environment variable and 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs.configuration import differences, write_json
-from benchmarks.runs.folder import METRICS, PREDICTIONS, RunFolder
-from benchmarks.runs.provenance import file_digest
+from benchmarks.files import make_folder, read_json, write_json
+from benchmarks.provenance import file_digest
+from benchmarks.run import METRICS, PREDICTIONS, RunFolder, differences
 from benchmarks.scoring.length_controlled import read_difficulties
 from benchmarks.tasks.alpacaeval.annotations import annotate_missing, read_annotations
 from benchmarks.tasks.alpacaeval.figures import figures, official_annotations, report
@@ -25,7 +24,7 @@ from benchmarks.tasks.alpacaeval.length_control import BASELINE, LengthControl
 from benchmarks.tasks.alpacaeval.outputs import file_name, open_run, write_outputs
 from benchmarks.tasks.alpacaeval.reference import REFERENCES, Reference, find, read_instructions, read_reference
 from proxytune.cli.stderr import is_watched
-from proxytune.errors import InputError, OptionError, OutputError
+from proxytune.errors import InputError, OptionError
 
 EXAMPLE = """\
   JUDGE_KEY=… python -m benchmarks alpacaeval-judge runs/alpacaeval-13b --reference alpaca_eval_gpt4_baseline.json \\
@@ -149,12 +148,7 @@ def _require_order(rows: list[dict[str, Any]], reference: Reference) -> None:
 
 def _judged_folder(given: str | None, run_folder: RunFolder, reference: Reference, judge: Judge) -> Path:
     name = file_name(f"{judge.form}-{reference.generator}-{judge.model}")
-    folder = Path(given).expanduser() if given else run_folder.path / "judged" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {str(folder)!r}: {error.strerror or error}.") from error
-    return folder
+    return make_folder(Path(given).expanduser() if given else run_folder.path / "judged" / name)
 
 
 def _description(run_folder: RunFolder, reference: Reference, judge: Judge) -> dict[str, Any]:
@@ -171,14 +165,9 @@ def _description(run_folder: RunFolder, reference: Reference, judge: Judge) -> d
 
 def _require_same(folder: Path, description: Mapping[str, Any]) -> None:
     path = folder / JUDGE
-    if path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{str(path)!r} cannot be read ({error}): take another --output folder.") from error
-        if different := differences(known, dict(description)):
-            raise OptionError(
-                f"{str(folder)!r} holds verdicts of another judging: {'; '.join(different[:3])}. "
-                "Give the same options, or take another --output folder."
-            )
+    if path.exists() and (different := differences(read_json(path), dict(description))):
+        raise OptionError(
+            f"{str(folder)!r} holds verdicts of another judging: {'; '.join(different[:3])}. "
+            "Give the same options, or take another --output folder."
+        )
     write_json(path, dict(description))

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks.runs.configuration import write_json
-from benchmarks.runs.folder import RunFolder
+from benchmarks.files import make_folder, write_json
+from benchmarks.run import RunFolder
 from benchmarks.tasks.alpacaeval.generation import TASK
-from proxytune.errors import InputError, OutputError
+from proxytune.errors import InputError
 
 EXAMPLE = "  python -m benchmarks alpacaeval-outputs runs/alpacaeval-13b"
 NAME = "model_outputs.json"
@@ -50,7 +50,7 @@ def write_outputs(folder: RunFolder) -> dict[str, Path]:
     paths = {}
     for column in folder.configuration.columns:
         paths[column] = folder.path / "outputs" / file_name(column) / NAME
-        _make_folder(paths[column].parent)
+        make_folder(paths[column].parent)
         write_json(
             paths[column],
             [
@@ -69,10 +69,3 @@ def file_name(column: str) -> str:
     ('steered@0.5', 'a%2Fb')
     """
     return quote(column, safe="@ ")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {str(path)!r}: {error.strerror or error}.") from error

@@ -36,8 +36,9 @@ class NamedLM(ProxyTuneLM):
             raise OptionError(f"batch_size is {batch_size!r}: write a whole number; it is halved when memory ends.")
         given = roles if device in _FIRST_GPU else {"device_map": device, **roles}
         generator = ProxyGenerator.from_pretrained(model, **given) if model else ProxyGenerator(**given)
-        sizes = {"batch_size": int(batch_size), "max_length": max_length, "max_gen_toks": max_gen_toks}
-        super().__init__(generator, seed=seed, **sizes)
+        super().__init__(
+            generator, batch_size=int(batch_size), max_length=max_length, max_gen_toks=max_gen_toks, seed=seed
+        )
 
 
 def register() -> None:

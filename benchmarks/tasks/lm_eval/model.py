@@ -16,7 +16,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from benchmarks.runs.provenance import model_identity
+from benchmarks.provenance import model_identity
 from proxytune import ProxyGenerator
 from proxytune.errors import ContextLengthError, InputError, OptionError
 
@@ -143,7 +143,7 @@ class ProxyTuneLM(TemplateLM):
         if isinstance(rest, str):
             return len(self.tok_encode(context + rest)) > self.max_length + 1
         max_new_tokens = normalize_gen_kwargs(rest, self.max_gen_toks)["max_gen_toks"]
-        return len(self.tok_encode(context)) > self.max_length - max_new_tokens
+        return bool(len(self.tok_encode(context)) > self.max_length - max_new_tokens)
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
         rows = [self._row(*request) for request in requests]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.runs.measures import Measure, Row
+from benchmarks.measures import Measure, Row
 from benchmarks.tasks.lm_eval.data import write_task
 from proxytune.errors import DependencyError, InputError, OptionError
 

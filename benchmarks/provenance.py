@@ -31,7 +31,7 @@ def session() -> dict[str, Any]:
 
 def git_sha() -> str | None:
     """Return the commit of the checkout this package lies in, `+` behind it when files differ; None without git."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
     sha = _git(root, "rev-parse", "HEAD")

@@ -1,15 +1,36 @@
-"""Putting the shards of one run together again."""
+"""Put the shards of a run together: the result is what the undivided run would have written."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-from benchmarks.runs.folder import RunFolder
-from benchmarks.runs.plan import Shard
-from benchmarks.runs.timings import append_timings, read_timings
+from benchmarks.files import append_rows
+from benchmarks.judging.judgements import judged_rows
+from benchmarks.registry import TASKS
+from benchmarks.run import TIMINGS, RunFolder, Shard, read_timings, row_key
+from benchmarks.tables import table
 from proxytune.errors import OptionError
+
+EXAMPLE = "  python -m benchmarks merge runs/whole runs/shard-1 runs/shard-2"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    command.add_argument("output", metavar="OUT", help="a new folder for the whole run")
+    command.add_argument("shards", metavar="SHARD", nargs="+", help="the folders of all shards")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Merge, make the figures, and print them."""
+    merged = merge(Path(args.output).expanduser(), [Path(shard).expanduser() for shard in args.shards])
+    task = import_module(TASKS[merged.configuration.task].module)
+    sys.stdout.write(table(merged.measure(task.MEASURES, judged_rows(merged))))
+    return 0
 
 
 def merge(output: Path, folders: Sequence[Path]) -> RunFolder:
@@ -20,20 +41,17 @@ def merge(output: Path, folders: Sequence[Path]) -> RunFolder:
         OutputError: A shard lacks rows, or `output` holds a run already.
     """
     shards = [RunFolder.at(folder) for folder in folders]
-    if not shards:
-        raise OptionError("there is no shard to merge: name the folders of all of them.")
-    first = shards[0]
+    first = shards[0].configuration
     for shard in shards[1:]:
-        first.configuration.require_same(replace(shard.configuration, shard=first.configuration.shard), shard.path)
+        first.require_same(replace(shard.configuration, shard=first.shard), shard.path)
     _require_each_once([shard.configuration.shard for shard in shards])
-    rows = {(row["column"], row["part"], row["index"]): row for shard in shards for row in shard.rows()}
+    rows = {row_key(row): row for shard in shards for row in shard.rows()}
     sessions = [session for shard in shards for session in shard.configuration.sessions]
-    whole = replace(first.configuration, shard=Shard(), sessions=sessions)
-    run = RunFolder.open(output, whole, is_resumed=False)
+    run = RunFolder.open(output, replace(first, shard=Shard(), sessions=sessions), is_resumed=False)
     with run.predictions() as predictions:
         for chunk in run.chunks:
             predictions.append([rows[key] for key in chunk.keys])
-    append_timings(output, [line for shard in shards for line in read_timings(shard.path)])
+    append_rows(output / TIMINGS, [line for shard in shards for line in read_timings(shard.path)])
     return run
 
 

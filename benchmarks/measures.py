@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from benchmarks.runs.pairing import mcnemar
 from benchmarks.scoring.intervals import bootstrap, wilson
 
 Row = Mapping[str, Any]
@@ -60,6 +60,17 @@ def summarise(rows: Iterable[Row], measures: Mapping[str, Sequence[Measure]], *,
                 pair = _comparison(measure, found[first], found[second], seed)
                 comparisons.append({**place, "first": first, "second": second, **pair})
     return {"results": results, "comparisons": comparisons}
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p of McNemar's test: how often one column alone is right, and how often the other.
+
+    >>> mcnemar(1, 5), mcnemar(3, 3)
+    (0.21875, 1.0)
+    """
+    total = only_first + only_second
+    tail = sum(math.comb(total, count) for count in range(min(only_first, only_second) + 1))
+    return min(1.0, float(2 * tail / 2**total))
 
 
 def _values(measure: Measure, rows: Sequence[Row]) -> dict[int, float | None]:

@@ -1,4 +1,4 @@
-"""A run's figures as a table for people."""
+"""Tables as aligned text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def table(metrics: Mapping[str, Any]) -> str:
     for part, measure in dict.fromkeys((result["part"], result["measure"]) for result in results):
         found = [cells.get((part, measure, column)) for column in columns]
         lines.append([f"{part} {measure}", *(_cell(result) for result in found)])
-    return _aligned(lines) + "".join(f"{note}\n" for note in _notes(results))
+    return aligned(lines) + "".join(f"{note}\n" for note in _notes(results))
 
 
 def _cell(result: Mapping[str, Any] | None) -> str:
@@ -39,7 +39,8 @@ def _notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as text in columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines

@@ -1,1 +1,0 @@
-"""One benchmark run is one folder: what was asked, every prediction, and the figures made from them."""
