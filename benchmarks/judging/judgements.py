@@ -13,7 +13,7 @@ from benchmarks.files import JsonLines, read_json, read_rows, write_json
 from benchmarks.judging.judge import QUESTIONS, Judge
 from benchmarks.run import RunFolder
 from benchmarks.scoring.truthfulqa_open import both, is_yes
-from benchmarks.tasks.truthfulqa_open import NAME as OPEN
+from benchmarks.tasks.truthfulqa_paper import OPEN
 from proxytune.errors import InputError, OptionError
 
 JUDGEMENTS = "judgements.jsonl"

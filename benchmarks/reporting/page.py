@@ -14,10 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmarks.reporting.categories import Category, categories_of
 from benchmarks.reporting.grid import Figure, Group, model_name
 from benchmarks.reporting.plots import Plot, alpha_plots, category_plot, cost_plots
-from benchmarks.reporting.samples import samples_of
+from benchmarks.reporting.questions import Category, categories_of, samples_of
 from benchmarks.reporting.source import Source
 from benchmarks.reporting.text import Table, dtype_of, percent, score
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.reporting.categories import Category
 from benchmarks.reporting.grid import Cell, Figure, Group, Row
+from benchmarks.reporting.questions import Category
 from benchmarks.reporting.text import score
 
 WIDTH, HEIGHT = 460, 300

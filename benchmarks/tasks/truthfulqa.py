@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.provenance import file_digest
-from benchmarks.tasks import demo_world, truthfulqa_letter, truthfulqa_mc, truthfulqa_open
+from benchmarks.tasks import demo_world, truthfulqa_mc, truthfulqa_paper
 from benchmarks.tasks.task import Job, Part, first
 from benchmarks.tasks.truthfulqa_mc import McPart, read_mc_questions
 from benchmarks.truthfulqa_prompts import letter_questions, read_questions
@@ -24,8 +24,8 @@ EXAMPLE = """\
 PARTS = ("mc", "letter", "open")
 MEASURES = {
     "mc": truthfulqa_mc.MEASURES,
-    "letter": truthfulqa_letter.MEASURES,
-    "open": truthfulqa_open.MEASURES,
+    "letter": truthfulqa_paper.LETTER_MEASURES,
+    "open": truthfulqa_paper.OPEN_MEASURES,
     demo_world.MC: truthfulqa_mc.MEASURES,
     demo_world.OPEN: demo_world.OPEN_MEASURES,
 }
@@ -118,8 +118,8 @@ def _part(name: str, path: Path, args: argparse.Namespace) -> Part:
     if name == "letter":
         # All of them first: one generator of random numbers serves the whole file.
         questions = first(letter_questions(rows), args.limit)
-        return truthfulqa_letter.LetterPart(questions=questions, is_chat_expert=args.chat_expert)
-    return truthfulqa_open.OpenPart(
+        return truthfulqa_paper.LetterPart(questions=questions, is_chat_expert=args.chat_expert)
+    return truthfulqa_paper.OpenPart(
         questions=first([row["Question"] for row in rows], args.limit),
         is_chat_expert=args.chat_expert,
         max_new_tokens=_max_new_tokens(args),
@@ -127,4 +127,5 @@ def _part(name: str, path: Path, args: argparse.Namespace) -> Part:
 
 
 def _max_new_tokens(args: argparse.Namespace) -> int:
-    return truthfulqa_open.MAX_NEW_TOKENS if args.max_new_tokens is None else int(args.max_new_tokens)
+    given = args.max_new_tokens
+    return truthfulqa_paper.MAX_NEW_TOKENS["open"] if given is None else int(given)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tasks.truthfulqa_letter import LetterPart
-from benchmarks.tasks.truthfulqa_open import OpenPart, cleaned
+from benchmarks.tasks.truthfulqa_paper import LetterPart, OpenPart, cleaned
 from benchmarks.truthfulqa_prompts import letter_questions, read_questions
 from proxytune.prompts import PromptFormat
 from tests.benchmarks.conftest import Bench, results
