@@ -35,7 +35,7 @@ def steer(base: Tensor, expert: Tensor, anti: Tensor, alpha: float | Tensor = 1.
     Identities: α = 0 or expert ≡ anti gives base; a constant added to a row of any argument changes no probability.
     Infinities never become NaN: −inf in base survives; −inf in both expert and anti adds nothing; a token that exactly
     one of them rules out is ruled out where the signed ratio is 0, and left as the base has it where the ratio would be
-    infinite (no distribution can be normalised over that). NaN of any argument stays NaN.
+    infinite (no distribution can be normalised over that). NaN in base stays; NaN in expert or anti makes its row NaN.
 
     Args:
         base: Logits `[..., V]`, any float dtype.
@@ -59,8 +59,7 @@ def steer(base: Tensor, expert: Tensor, anti: Tensor, alpha: float | Tensor = 1.
     if strength.dim():
         strength = strength.reshape(-1, *[1] * (base.dim() - 1))
     expert, anti = expert.to(base.device).float(), anti.to(base.device).float()
-    shift = strength * (expert - anti)
-    # Equality covers −inf − −inf, and not the NaN of a role; a strength of 0 covers 0 · inf and 0 · NaN.
-    shift.masked_fill_((expert == anti) | (strength == 0), 0.0)
-    shift.masked_fill_(shift == torch.inf, 0.0)
-    return base + shift
+    # A maximum is NaN where any value is; −inf − −inf, 0 · inf and an infinite ratio are not the roles' NaN, and add 0.
+    is_broken = (expert.amax(-1, keepdim=True) + anti.amax(-1, keepdim=True)).isnan() & (strength != 0)
+    shift = ((expert - anti) * strength).nan_to_num(nan=0.0, posinf=0.0, neginf=-torch.inf)
+    return shift.add_(base).add_(torch.where(is_broken, torch.nan, 0.0))
