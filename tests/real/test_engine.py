@@ -20,7 +20,6 @@ def served(cuts: Cuts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     roles = zip(("--base", "--expert", "--anti"), cuts.folders, strict=True)
     formats = [part for role in ("base", "expert", "anti") for part in (f"--{role}-prompt", "chat")]
     command = ["proxytune", "serve", *(part for pair in roles for part in pair), *formats, "--dtype", "float32"]
-    command += ["--engine-option", "max_model_len=256"]
     found = start(tmp_path_factory.mktemp("served") / "log", command, port=free_port())
     yield found
     found.stop()
