@@ -68,7 +68,10 @@ def probed(role: RoleModel) -> RoleModel:
         return role
     key = _key(role)
     if key not in _probed:
-        _probed[key] = _Probe(role).support()
+        probe = _Probe(role)
+        if probe.is_damaged:  # which is refused where it is read, and says nothing of the config
+            return role
+        _probed[key] = probe.support()
     return replace(role, support=_probed[key])
 
 
@@ -128,10 +131,16 @@ class _Probe:
             noise = self._distance(self._logits(torch.cat([self._ids, self._others])), self._expected)
             self._tolerance = min(max(low, _NOISE_FACTOR * noise), high)
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether weights give NaN."""
+        return bool(self._expected.isnan().any())
+
     def support(self) -> Support:
         """Return the first candidate that is exact."""
-        if bool(self._expected.isnan().any()):
-            return Support(gaps=False)  # damaged weights are refused where they are read
+        if hasattr(self.role.config, "attn_layers"):
+            # It begins where a text is longer than a chunk, which is longer than this one.
+            self._refuse("its chunked or hashed attention gives tokens other neighbours as the text grows or is padded")
         self._require_plain_prompt()
         found = next(filter(self._is_exact, _CANDIDATES), None)
         return self._refuse_order() if found is None else found
