@@ -233,7 +233,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             refuse_unshareable(kwargs)
             if input_ids is None:
                 raise OptionError("forward needs input_ids: pass a tensor [B, T] of token ids.")
-            if past_key_values is None and self._makes_cache(use_cache, role_prompts):
+            if past_key_values is None and self._makes_cache(use_cache, role_prompts, input_ids.shape[1]):
                 past_key_values = self.new_cache()
             role_inputs = self.direct_inputs(
                 input_ids, attention_mask, composite_cache(past_key_values), strengths.active, role_prompts
@@ -298,12 +298,14 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             )
         return {"role_inputs": role_inputs, "past_key_values": cache, "alpha": alpha, "logits_to_keep": logits_to_keep}
 
-    def _makes_cache(self, use_cache: bool | None, role_prompts: Any) -> bool:
-        """Return whether a forward without a cache is to make one, as other models do unless told not to."""
-        if use_cache is None:
-            # Behind an API nothing is kept, and roles with prompts of their own are read by who knows what follows.
-            return role_prompts is None and not self.roles[0].is_remote and getattr(self.config, "use_cache", True)
-        return use_cache
+    def _makes_cache(self, use_cache: bool | None, role_prompts: Any, length: int) -> bool:
+        """Return True where a forward without a cache is to make one: as other models do, unless told not to."""
+        if use_cache is not None:
+            return use_cache
+        # Behind an API nothing is kept, and what has prompts of its own knows by itself what follows.
+        if role_prompts is not None or self.roles[0].is_remote or not getattr(self.config, "use_cache", True):
+            return False
+        return self.support.cache and all(length <= (role.rope_limit or length) for role in self.roles)
 
     def _combined(
         self, role_inputs: Sequence[dict[str, Any] | None], strengths: Strengths, logits_to_keep: int | Tensor

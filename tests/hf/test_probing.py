@@ -121,3 +121,12 @@ def test_damaged_weights_are_refused_where_they_are_read() -> None:
     generator = ProxyGenerator(base, expert, anti, tokenizer=tiny.word_tokenizer())
     with pytest.raises(NonFiniteLogitsError, match="the logits of the expert are NaN"):
         generator.generate([tiny.prompt_ids(4)], max_new_tokens=1)
+
+
+def test_no_cache_is_made_unasked_where_it_would_change_logits() -> None:
+    """The composite makes a cache by itself, but not one whose rotary frequencies the text has outgrown."""
+    generator, reference = generator_of("phi3:longrope")
+    ids = tiny.prompt_ids(15)
+    output = generator.model(torch.tensor([ids]))
+    assert output.past_key_values is None
+    assert torch.allclose(output.logits[0, -1], reference.logits([ids] * 3, [1.0]), atol=1e-3)
