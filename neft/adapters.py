@@ -10,8 +10,10 @@ from neft.config import TrainingConfig
 from neft.errors import InputError
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
+
+    from neft.rl.options import TuningOptions
 
 
 def with_adapter(model: PreTrainedModel, config: TrainingConfig, rank: int) -> PeftModel:
@@ -20,28 +22,36 @@ def with_adapter(model: PreTrainedModel, config: TrainingConfig, rank: int) -> P
     Raises:
         InputError: the model has none of the modules to adapt.
     """
-    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model, prepare_model_for_kbit_training
 
     if config.quantize is not None:
         # The Trainer turns checkpointing on, if wanted; here it would be turned on by default.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         _keep_differentiable(model)
-    targets = config.lora_targets
-    lora = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank if config.lora_alpha is None else config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=targets[0] if targets == ("all-linear",) else list(targets),
-        use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
-        task_type=TaskType.CAUSAL_LM,
-    )
+    lora = lora_config(config, rank, "CAUSAL_LM", use_rslora=config.use_rslora, use_dora=config.use_dora)
     # Loading may have drawn numbers, more or fewer with another version of the library.
     torch.manual_seed(config.seed if config.lora_seed is None else config.lora_seed)
     try:
         return get_peft_model(model, lora)
     except ValueError as error:
-        raise InputError(f"the adapter does not fit the model (lora_targets {', '.join(targets)}): {error}") from error
+        raise InputError(
+            f"the adapter does not fit the model (lora_targets {', '.join(config.lora_targets)}): {error}"
+        ) from error
+
+
+def lora_config(config: TrainingConfig | TuningOptions, rank: int, task_type: str, **options: Any) -> LoraConfig:
+    """Returns the settings of a fresh adapter; `task_type` is PEFT's name."""
+    from peft import LoraConfig
+
+    targets = config.lora_targets
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if config.lora_alpha is None else config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets[0] if targets == ("all-linear",) else list(targets),
+        task_type=task_type,
+        **options,
+    )
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:

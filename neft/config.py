@@ -1,13 +1,13 @@
-"""What a training run is: every option with its default, checked before anything is loaded."""
+"""Options of a training run with their defaults, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from neft.checks import check_at_least, check_choice, check_positive, check_shares, json_value
 from neft.errors import InputError
 from neft.kinds import DType, LossOn, MixedPrecision, NoiseKind, OnBadRow, Overlong, Quantization, Schedule
 
@@ -151,22 +151,21 @@ class TrainingConfig:
             object.__setattr__(self, "alpha", _DEFAULT_ALPHA)
 
     def _check_numbers(self) -> None:
-        _at_least(self, 0.0, "alpha", "alpha_rel", "warmup_ratio", "weight_decay", "eval_fraction", "lora_dropout")
-        _at_least(self, 0, "seed", "lora_seed")
-        _at_least(
+        check_at_least(self, 0.0, "alpha", "alpha_rel", "weight_decay")
+        check_at_least(self, 0, "seed", "lora_seed")
+        check_at_least(
             self,
             1,
             *("max_steps", "batch_size", "gradient_accumulation", "eval_every", "early_stopping_patience"),
             *("log_every", "max_length", "lora_r", "save_every", "keep_checkpoints"),
         )
-        _positive(self, "epochs", "learning_rate", "max_grad_norm", "lora_alpha")
-        _below_one(self, "warmup_ratio", "eval_fraction", "lora_dropout")
+        check_positive(self, "epochs", "learning_rate", "max_grad_norm", "lora_alpha")
+        check_shares(self, "warmup_ratio", "eval_fraction", "lora_dropout")
 
     def _check_choices(self) -> None:
         for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in get_args(choices) and not (name == "quantize" and value is None):
-                raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}.")
+            if name != "quantize" or self.quantize is not None:
+                check_choice(self, name, get_args(choices))
         if not self.model:
             raise InputError("model is empty; give a model folder or a hub id.")
         if not self.lora_targets:
@@ -211,41 +210,7 @@ class TrainingConfig:
     def record(self) -> dict[str, Any]:
         """Returns the options that decide what is trained, as JSON values."""
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
-        return {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _at_least(config: TrainingConfig, limit: float, *names: str) -> None:
-    """Checks that options are numbers of the limit's type (an int is also a float) and not below it."""
-    for name in names:
-        value = getattr(config, name)
-        if value is None:
-            continue
-        _check_number(name, value, whole=isinstance(limit, int))
-        if value < limit:
-            raise InputError(f"{name} is {value}; give at least {limit:g}.")
-
-
-def _positive(config: TrainingConfig, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is None:
-            continue
-        _check_number(name, value, whole=False)
-        if value <= 0:
-            raise InputError(f"{name} is {value}; give more than 0.")
-
-
-def _below_one(config: TrainingConfig, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value >= 1:
-            raise InputError(f"{name} is {value}; it is a share, give less than 1.")
+        return {name: json_value(value) for name, value in values.items()}
 
 
 def _not_both(config: TrainingConfig, one: str, other: str, what: str) -> None:
@@ -262,11 +227,3 @@ def _check_json(name: str, path: Path) -> None:
         raise InputError(f"{name} is {path}, which is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise InputError(f"{name} is {path}, which holds a {type(value).__name__}; give one JSON object.")
-
-
-def _check_number(name: str, value: object, *, whole: bool) -> None:
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise InputError(f"{name} is {value!r}; give {'a whole' if whole else 'a'} number.")
-    if not math.isfinite(float(value)):  # type: ignore[arg-type]
-        raise InputError(f"{name} is {value}; give a finite number.")

@@ -18,6 +18,8 @@ from neft.notices import notify
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from neft.rl.options import TuningOptions
+
 TunedModel: TypeAlias = "PreTrainedModel | PeftModel"
 """What a run trains; both save themselves and know their input embedding."""
 
@@ -85,7 +87,7 @@ def declare_end_tokens(model: TunedModel, tokenizer: PreTrainedTokenizerBase, en
     return True
 
 
-def window(config: TrainingConfig, model: TunedModel) -> int:
+def window(config: TrainingConfig | TuningOptions, model: Any) -> int:
     """Returns the training window in tokens.
 
     Raises:

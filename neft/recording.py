@@ -1,4 +1,4 @@
-"""The account of a run: what went in, and what came out."""
+"""The record of a run: its inputs and its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from neft.config import TrainingConfig
 from neft.data import checksum
 
-_PACKAGES = ("proxytune", "torch", "transformers", "peft", "accelerate", "bitsandbytes")
+_PACKAGES = ("proxytune", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes")
 
 
 @dataclass(frozen=True, kw_only=True)

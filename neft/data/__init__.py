@@ -11,7 +11,7 @@ from neft.data.examples import IGNORED, Example
 from neft.data.files import FILE_KINDS, checksum
 from neft.data.formats import FORMATS
 from neft.data.packing import Pack, PackedData, PackingCollator, pack
-from neft.data.reading import detect_format, iter_documents, read_documents
+from neft.data.reading import detect_format, read_documents
 from neft.data.report import DataReport, LengthStatistics, TokenizedData
 from neft.data.splitting import num_shared_prompts, split
 from neft.data.templates import CHAT, TEMPLATES
@@ -36,7 +36,6 @@ __all__ = [
     "Turn",
     "checksum",
     "detect_format",
-    "iter_documents",
     "num_shared_prompts",
     "pack",
     "read_documents",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -48,47 +48,24 @@ def read_documents(
         InputError: the format or template is unknown, or they do not go together.
         DataError: the file cannot be read, is empty, or a row is not what the format says.
     """
-    documents = list(
-        iter_documents(
-            path,
-            format=format,
-            template=template,
-            tokenizer=tokenizer,
-            text_column=text_column,
-            dataset_split=dataset_split,
-            on_bad_row=on_bad_row,
-        )
-    )
-    if not documents:
-        raise DataError(f"{path} has no rows; give a file with at least one.")
-    return documents
-
-
-def iter_documents(
-    path: Path,
-    *,
-    format: str,
-    template: str | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    text_column: str = _TEXT,
-    dataset_split: str | None = None,
-    on_bad_row: OnBadRow = "error",
-) -> Iterator[Document]:
-    """Yields what `read_documents` returns, one row in memory at a time; options and errors are the same."""
     if format == AUTO:
         format = detect_format(path, text_column=text_column, dataset_split=dataset_split)
     _check_bad_row(on_bad_row)
     to_turns = _format(format, text_column)
     to_segments, has_own_markers = _template(template, format, tokenizer)
+    documents: list[Document] = []
     for number, row in read_rows(path, dataset_split=dataset_split):
         try:
             segments = _segments(row, to_turns, to_segments, where=f"{path}, row {number}", format=format)
         except DataError as error:
             if on_bad_row == "error":
                 raise
-            yield Document((), number, problem=str(error))
+            documents.append(Document((), number, problem=str(error)))
             continue
-        yield Document(segments, number, has_own_markers)
+        documents.append(Document(segments, number, has_own_markers))
+    if not documents:
+        raise DataError(f"{path} has no rows; give a file with at least one.")
+    return documents
 
 
 def detect_format(path: Path, *, text_column: str = _TEXT, dataset_split: str | None = None) -> str:

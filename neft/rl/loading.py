@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from neft.adapters import lora_config
 from neft.errors import InputError
 from neft.models import DTYPES, from_pretrained, load_tokenizer
 from neft.rl.options import TuningOptions
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 _ADAPTER_FILE = "adapter_config.json"
-_DEFAULT_WINDOW = 512
 
 
 def load_policy(config: TuningOptions) -> Any:
@@ -74,32 +74,7 @@ def load_reward_model(model: str) -> tuple[Any, PreTrainedTokenizerBase]:
 
 def lora_of(config: TuningOptions, task_type: str) -> LoraConfig | None:
     """Returns the adapter that the options ask for; `task_type` is PEFT's name (`CAUSAL_LM`, `SEQ_CLS`)."""
-    if config.lora_r is None:
-        return None
-    from peft import LoraConfig
-
-    targets = config.lora_targets
-    return LoraConfig(
-        r=config.lora_r,
-        lora_alpha=2 * config.lora_r if config.lora_alpha is None else config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=targets[0] if targets == ("all-linear",) else list(targets),
-        task_type=task_type,
-    )
-
-
-def window(config: TuningOptions, model: Any) -> int:
-    """Returns the training window in tokens.
-
-    Raises:
-        InputError: `max_length` is more than the model can read.
-    """
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if config.max_length is None:
-        return _DEFAULT_WINDOW if limit is None else min(_DEFAULT_WINDOW, limit)
-    if limit is not None and config.max_length > limit:
-        raise InputError(f"max_length is {config.max_length}, but the model reads {limit} tokens; give at most that.")
-    return config.max_length
+    return None if config.lora_r is None else lora_config(config, config.lora_r, task_type)
 
 
 def is_adapter(model: str) -> bool:

@@ -1,12 +1,12 @@
-"""What a reward or policy run is: every option with its default, checked before anything is loaded."""
+"""Options of reward and policy runs with their defaults, checked before anything is loaded."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from neft.checks import check_at_least, check_choice, check_positive, check_shares, json_value
 from neft.errors import InputError
 from neft.kinds import DType, Schedule
 
@@ -68,15 +68,12 @@ class TuningOptions:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         object.__setattr__(self, "model", str(self.model))
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-        self._check_whole("seed", least=0)
-        for name in ("max_steps", "batch_size", "gradient_accumulation", "log_every", "max_length", "lora_r"):
-            self._check_whole(name, least=1)
-        for name in ("epochs", "learning_rate", "max_grad_norm", "lora_alpha"):
-            self._check_number(name, above=0.0)
-        for name in ("warmup_ratio", "lora_dropout"):
-            self._check_share(name)
-        self._check_choice("schedule", get_args(Schedule))
-        self._check_choice("dtype", get_args(DType))
+        check_at_least(self, 0, "seed")
+        check_at_least(self, 1, "max_steps", "batch_size", "gradient_accumulation", "log_every", "max_length", "lora_r")
+        check_positive(self, "epochs", "learning_rate", "max_grad_norm", "lora_alpha")
+        check_shares(self, "warmup_ratio", "lora_dropout")
+        check_choice(self, "schedule", get_args(Schedule))
+        check_choice(self, "dtype", get_args(DType))
         for name in ("model", "lora_targets"):
             if not getattr(self, name):
                 raise InputError(f"{name} is empty; name at least one.")
@@ -90,36 +87,7 @@ class TuningOptions:
     def record(self) -> dict[str, Any]:
         """Returns the options that decide what is trained, as JSON values."""
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
-        return {name: _plain(value) for name, value in values.items()}
-
-    def _check_whole(self, name: str, *, least: int) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{name} is {value!r}; give a whole number.")
-        if value < least:
-            raise InputError(f"{name} is {value}; give at least {least}.")
-
-    def _check_number(self, name: str, *, above: float | None = None, least: float | None = None) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InputError(f"{name} is {value!r}; give a finite number.")
-        if above is not None and value <= above:
-            raise InputError(f"{name} is {value}; give more than {above:g}.")
-        if least is not None and value < least:
-            raise InputError(f"{name} is {value}; give at least {least:g}.")
-
-    def _check_share(self, name: str) -> None:
-        self._check_number(name, least=0.0)
-        if getattr(self, name) >= 1:
-            raise InputError(f"{name} is {getattr(self, name)}; it is a share, give less than 1.")
-
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        if getattr(self, name) not in choices:
-            raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        return {name: json_value(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +108,7 @@ class RewardConfig(TuningOptions):
     def __post_init__(self) -> None:
         """Checks also the held-out pairs."""
         super().__post_init__()
-        self._check_share("eval_fraction")
+        check_shares(self, "eval_fraction")
         if self.eval_data is not None and self.eval_fraction:
             raise InputError("eval_data and eval_fraction both choose the held-out pairs; give one.")
 
@@ -174,19 +142,19 @@ class PolicyConfig(TuningOptions):
 
     def __post_init__(self) -> None:
         """Fills in the method's defaults and checks what goes with it."""
-        self._check_choice("method", get_args(Method))
+        check_choice(self, "method", get_args(Method))
         for name in ("reward", "ref"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(getattr(self, name)))
         self._fill_in()
         super().__post_init__()
         if self.method == "dpo":
-            self._check_number("beta", above=0.0)
+            check_positive(self, "beta")
             return
-        self._check_number("beta", least=0.0)
-        self._check_number("temperature", above=0.0)
-        self._check_whole("num_generations", least=2)
-        self._check_whole("max_new_tokens", least=1)
+        check_at_least(self, 0.0, "beta")
+        check_positive(self, "temperature")
+        check_at_least(self, 2, "num_generations")
+        check_at_least(self, 1, "max_new_tokens")
         per_step = self.batch_size * self.gradient_accumulation
         if per_step % (self.num_generations or 1):
             raise InputError(
@@ -212,9 +180,3 @@ class PolicyConfig(TuningOptions):
         for name in unwanted:
             if getattr(self, name) is not None:
                 raise InputError(f"method {self.method} has no use for {name}; leave it out.")
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -12,12 +12,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from neft.errors import DataError, InputError
-from neft.models import load_tokenizer
+from neft.models import load_tokenizer, window
 from neft.monitoring import RunLog
 from neft.output import LOG_FILE, whole_folder, write_record
 from neft.rl.encoding import encode_pairs, preference_rows
 from neft.rl.extra import require_trl
-from neft.rl.loading import kept_config, load_policy, lora_of, window
+from neft.rl.loading import kept_config, load_policy, lora_of
 from neft.rl.loop import trained
 from neft.rl.noiseless import NoNoise, refuse_noise
 from neft.rl.options import PolicyConfig

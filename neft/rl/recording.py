@@ -1,20 +1,16 @@
-"""The account of a run: what makes it the same run, and what `neft.json` says of it."""
+"""The identity of a reward or policy run, and its record in `neft.json`."""
 
 from __future__ import annotations
 
 import os
-import platform
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from neft.data import checksum
 from neft.errors import InputError
 from neft.output import check_output
+from neft.recording import now, versions
 from neft.rl.options import TuningOptions
-
-_PACKAGES = ("torch", "transformers", "peft", "trl")
 
 
 def checked_identity(config: TuningOptions) -> dict[str, Any]:
@@ -38,15 +34,9 @@ def checked_identity(config: TuningOptions) -> dict[str, Any]:
 
 
 def record_of(identity: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """Returns what `neft.json` holds."""
+    """Returns the content of `neft.json`."""
     values = {name: value for name, value in result.items() if name != "output"}
-    versions = {name: metadata.version(name) for name in _PACKAGES}
-    return {
-        **identity,
-        "result": values,
-        "versions": {"python": platform.python_version(), **versions},
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return {**identity, "result": values, "versions": versions(), "finished": now()}
 
 
 def logged(history: list[dict[str, Any]], name: str) -> list[float]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from neft.models import load_tokenizer
+from neft.models import load_tokenizer, window
 from neft.monitoring import RunLog
 from neft.output import LOG_FILE, whole_folder, write_record
 from neft.rl.encoding import EncodedPair, encode_pairs, reward_rows
 from neft.rl.extra import require_trl
-from neft.rl.loading import kept_config, load_new_reward_model, lora_of, window
+from neft.rl.loading import kept_config, load_new_reward_model, lora_of
 from neft.rl.loop import trained
 from neft.rl.noiseless import NoNoise, refuse_noise
 from neft.rl.options import RewardConfig

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from neft.data import FORMATS, Document, Segment, detect_format, iter_documents, read_documents
+from neft.data import FORMATS, Document, Segment, detect_format, read_documents
 from neft.errors import DataError, InputError
 
 FORMAT = "prompt-completion"
@@ -34,7 +34,6 @@ def test_rows_become_documents(tmp_path):
     )
     documents = [_document(("a\u2028b", False), ("c", True)), _document(("", False), (" d ", True), row=3)]
     assert read_documents(path, format=FORMAT) == documents
-    assert list(iter_documents(path, format=FORMAT)) == documents
 
 
 @pytest.mark.parametrize(
