@@ -53,7 +53,7 @@ class CheckpointStore:
 
     @property
     def staging(self) -> Path:
-        """Where the Trainer writes a checkpoint before it counts."""
+        """The folder of a checkpoint that the Trainer has not completed."""
         return self.folder / _STAGING
 
     @property
@@ -63,8 +63,8 @@ class CheckpointStore:
 
     def checkpoints(self) -> list[Path]:
         """Returns the complete checkpoints, the newest last."""
-        found = [path for path in self.folder.glob(f"{_PREFIX}*") if (path / STATE_FILE).is_file()]
-        return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+        folders = [path for path in self.folder.glob(f"{_PREFIX}*") if (path / STATE_FILE).is_file()]
+        return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)))
 
     def open(self) -> None:
         """Makes the folder for a run, without the leavings of a killed one.
@@ -100,10 +100,10 @@ class CheckpointStore:
         Raises:
             OutputError: it is of another run; the message names what differs.
         """
-        found = self.checkpoints()
-        if not found:
+        checkpoints = self.checkpoints()
+        if not checkpoints:
             return None
-        folder = found[-1]
+        folder = checkpoints[-1]
         try:
             state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
             recorded = state["identity"]
@@ -135,15 +135,15 @@ class CheckpointStore:
         shutil.rmtree(self.staging, ignore_errors=True)
 
 
-def differing(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differing(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Returns a phrase for each entry that differs, with the name of the option, in nested mappings too.
 
     >>> differing({"config": {"alpha": 5.0, "seed": 0}}, {"config": {"alpha": 1.0, "seed": 0}})
     ['alpha was 5.0 and is 1.0']
     """
     phrases = []
-    for name in sorted({*recorded, *wanted}):
-        was, now = recorded.get(name), wanted.get(name)
+    for name in sorted({*recorded, *requested}):
+        was, now = recorded.get(name), requested.get(name)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             prefix = "checksum of data " if name == "data" else ""
             phrases += [prefix + phrase for phrase in differing(was, now)]
@@ -189,11 +189,11 @@ def load_trained(model: nn.Module, path: Path) -> None:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """Returns a tensor whole and on the CPU; of a sharded one, every process must ask."""
-    whole = tensor.detach()
-    if isinstance(whole, DTensor):
-        whole = whole.full_tensor()
-    return whole.to("cpu").contiguous()
+    """Returns a full tensor on the CPU; of a sharded one, every process must ask."""
+    tensor = tensor.detach()
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.to("cpu").contiguous()
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

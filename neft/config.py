@@ -204,7 +204,7 @@ class TrainingConfig:
 
     @property
     def has_evaluation(self) -> bool:
-        """Whether rows are held out."""
+        """True if rows are held out."""
         return self.eval_data is not None or self.eval_fraction > 0
 
     def record(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class NoiseHandle:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the strength is zero, so that the embeddings stay bit-equal."""
+        """True at strength zero: the embeddings stay bit-equal."""
         return not (self.alpha or self.rms)
 
     @property

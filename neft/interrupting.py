@@ -18,7 +18,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Whether the user asked the run to stop."""
+    """The user's request to stop the run."""
 
     def __init__(self) -> None:
         self.is_requested = False

@@ -1,4 +1,4 @@
-"""What a user called a model: a folder, or a hub id that the network is asked for at most once."""
+"""A model's name resolved: a folder, or a hub id for which the network is asked at most once."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def located(model: str) -> tuple[str, dict[str, Any]]:
 
 def _is_cached(model: str) -> bool:
     try:
-        found = [try_to_load_from_cache(model, name) for name in ("config.json", "adapter_config.json")]
+        cached = [try_to_load_from_cache(model, name) for name in ("config.json", "adapter_config.json")]
     except HFValidationError as error:
         raise InputError(f"there is no model folder {model}, and it is no hub id either ({error}).") from error
-    return any(isinstance(path, str) for path in found)
+    return any(isinstance(path, str) for path in cached)
 
 
 def _require_hub(model: str) -> None:

@@ -51,10 +51,10 @@ def merge(
     inputs = [path for path in (adapter, Path(name)) if path.exists()]
     check_output(output, identity=identity, inputs=inputs, overwrite=overwrite)
     trained = record.get("config", {})
-    base, own_dtype = _base(name, trained.get("quantize"))
+    base, base_dtype = _base(name, trained.get("quantize"))
     merged = _merged(base, adapter)
-    wanted = DTYPES[dtype or trained.get("dtype", "auto")]
-    merged.to(own_dtype if isinstance(wanted, str) else wanted)
+    merged_dtype = DTYPES[dtype or trained.get("dtype", "auto")]
+    merged.to(base_dtype if isinstance(merged_dtype, str) else merged_dtype)
     tokenizer = from_pretrained(AutoTokenizer, str(adapter) if _has_tokenizer(adapter) else name, "tokenizer")
     if (adapter / _GENERATION_FILE).is_file():
         merged.generation_config = from_pretrained(GenerationConfig, str(adapter), "generation config")
@@ -75,14 +75,14 @@ def _base(name: str, quantize: str | None) -> tuple[PreTrainedModel, torch.dtype
             f"the base {name} is stored in a quantised form, which takes no exact sum; keep the adapter apart (every "
             "command takes adapters), or give the unquantised base as model."
         )
-    own_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    base_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     options: dict[str, Any] = {"dtype": torch.float32}
     if quantize is not None:
         options["quantization_config"] = quantization_config(quantize, torch.float32)
     model: PreTrainedModel = from_pretrained(AutoModelForCausalLM, name, "model", **options)
     if quantize is not None:
         model = model.dequantize().float()
-    return model, own_dtype
+    return model, base_dtype
 
 
 def _merged(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""What happens around the optimizer steps: the noise's step, the log, the progress bar, TensorBoard, checkpoints."""
+"""Callbacks around the optimizer steps: the noise's step, log, progress bar, TensorBoard, checkpoints."""
 
 from __future__ import annotations
 

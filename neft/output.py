@@ -95,10 +95,10 @@ def _holds_same_run(folder: Path, identity: dict[str, Any]) -> bool:
     return all(_is_part(value, record.get(key)) for key, value in identity.items())
 
 
-def _is_part(wanted: Any, recorded: Any) -> bool:
-    if isinstance(wanted, dict) and isinstance(recorded, dict):
+def _is_part(expected: Any, recorded: Any) -> bool:
+    if isinstance(expected, dict) and isinstance(recorded, dict):
         # An option that the record does not know, and that is off, did not exist when it was written.
         return all(
-            recorded.get(key) == value or (key not in recorded and value in _OFF) for key, value in wanted.items()
+            recorded.get(key) == value or (key not in recorded and value in _OFF) for key, value in expected.items()
         )
-    return bool(wanted == recorded)
+    return bool(expected == recorded)

@@ -31,7 +31,7 @@ from neft.notices import notify
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` loaded.
+    """The result of `prepare`.
 
     Attributes:
         config: The run's options.
@@ -57,7 +57,7 @@ class Prepared:
 
     @property
     def rows(self) -> Sequence[Any]:
-        """What the training loop draws its batches from: examples, or packs of them."""
+        """Examples, or packs of them, from which batches are drawn."""
         return self.train_data.examples if self.packed is None else self.packed.packs
 
     @property

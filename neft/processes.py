@@ -22,7 +22,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the output, the log and the progress bar."""
+        """True in the process that writes the output, the log and the progress bar."""
         return self.rank == 0
 
     def wait(self) -> None:

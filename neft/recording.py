@@ -17,7 +17,7 @@ _PACKAGES = ("proxytune", "torch", "transformers", "peft", "trl", "accelerate", 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         output: The folder with the model or adapter.
@@ -81,13 +81,13 @@ def run_record(result: TrainingResult, identity: dict[str, Any], rows: dict[str,
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the installed packages that decide the weights."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            by_package[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def now() -> str:

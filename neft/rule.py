@@ -131,7 +131,7 @@ def noise_of_rms(
 
     >>> documents = document_ids((1, 3), attention_mask=torch.tensor([[1, 1, 0]]))
     >>> noise = noise_of_rms(torch.zeros(1, 3, 5000), documents, rms=0.1, generator=torch.Generator().manual_seed(0))
-    >>> [round(place.square().mean().sqrt().item(), 2) for place in noise[0]]
+    >>> [round(token.square().mean().sqrt().item(), 2) for token in noise[0]]
     [0.1, 0.1, 0.0]
     """
     scale = torch.where(documents >= 0, rms / (1.0 if kind == "gaussian" else _UNIFORM_STD), 0.0)

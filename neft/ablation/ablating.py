@@ -76,13 +76,13 @@ def ablate(
     _check_output(base)
     grid = cells(alphas, noises, num_seeds, first_seed=base.seed)
     results: list[CellResult] = []
-    wanted = measuring or Measuring()
+    measuring = measuring or Measuring()
     bar = tqdm(total=len(grid), desc="ablate", unit="run", file=sys.stderr, disable=not base.show_progress)
     with resumable("run"), bar:
         for cell in grid:
             bar.set_postfix_str(cell.name)
             folder = base.output / _CELLS / cell.name
-            results.append(run_cell(cell, base, folder, measuring=wanted, keeps_model=keeps_models))
+            results.append(run_cell(cell, base, folder, measuring=measuring, keeps_model=keeps_models))
             _write(Ablation(results, summarize(results)), base.output, num_cells=len(grid))
             bar.update()
     return Ablation(results, summarize(results))

@@ -26,7 +26,7 @@ _MODEL = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """What is measured of each tuned model beside its losses.
+    """Measurements of each tuned model beside its losses.
 
     Attributes:
         num_texts: Held-out prompts (of the training rows if none are held out) to answer, for lengths; 0 for none.

@@ -16,7 +16,7 @@ _PUBLISHED_CAP = 20.0
 
 @dataclass(frozen=True, slots=True)
 class NgramCount:
-    """How many n-grams a text has, and how many different ones."""
+    """The number of n-grams of a text, and of different ones."""
 
     unique: int
     total: int
@@ -92,7 +92,7 @@ def log_diversity_plain(texts: Sequence[str]) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TextStatistics:
-    """What texts are like, by themselves.
+    """Statistics of texts without their targets.
 
     Attributes:
         num_texts: How many there are.

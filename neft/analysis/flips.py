@@ -1,4 +1,4 @@
-"""How often noise at inference changes the top token: a model trained with noise should mind it less."""
+"""The share of top tokens that noise at inference changes; training with noise should lower it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a model answered; `is_ended` if it ended by itself before the limit."""
+    """An answer of a model; `is_ended` if it ended by itself before the limit."""
 
     text: str
     is_ended: bool
@@ -39,12 +39,12 @@ def prompts_of(
     asked = [document for document in documents if _is_exchange(document)]
     encoder = SegmentEncoder(tokenizer)
     encoded = {
-        has_own: iter(
+        has_markers: iter(
             encoder.beginnings(
-                [d.segments[0].text for d in asked if d.has_own_markers == has_own], has_own_markers=has_own
+                [d.segments[0].text for d in asked if d.has_own_markers == has_markers], has_own_markers=has_markers
             )
         )
-        for has_own in (False, True)
+        for has_markers in (False, True)
     }
     prompts = []
     for document in asked:
@@ -81,21 +81,21 @@ def greedy_outputs(
         label: The bar's title.
     """
     settings = _settings(model, tokenizer, max_new_tokens, repetition_penalty)
-    places = sorted(range(len(prompts)), key=lambda place: len(prompts[place].input_ids))
+    indices = sorted(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     outputs: dict[int, Output] = {}
     was_training = model.training
     model.eval()
     bar = tqdm(total=len(prompts), desc=label, unit="text", file=sys.stderr, disable=not show_progress)
     try:
         with bar:
-            for start in range(0, len(places), batch_size):
-                chosen = places[start : start + batch_size]
-                answers = _answer(model, [prompts[place].input_ids for place in chosen], settings)
+            for start in range(0, len(indices), batch_size):
+                chosen = indices[start : start + batch_size]
+                answers = _answer(model, [prompts[index].input_ids for index in chosen], settings)
                 outputs |= {p: _output(ids, tokenizer, settings) for p, ids in zip(chosen, answers, strict=True)}
                 bar.update(len(chosen))
     finally:
         model.train(was_training)
-    return [outputs[place] for place in range(len(prompts))]
+    return [outputs[index] for index in range(len(prompts))]
 
 
 def _is_exchange(document: Document) -> bool:
@@ -106,8 +106,8 @@ def _is_exchange(document: Document) -> bool:
 def _settings(
     model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, repetition_penalty: float
 ) -> GenerationConfig:
-    own = getattr(model, "generation_config", None)
-    ends = getattr(own, "eos_token_id", None) or tokenizer.eos_token_id
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None) or tokenizer.eos_token_id
     end_ids = list(ends) if isinstance(ends, (list, tuple)) else [ends]
     if tokenizer.eos_token_id not in end_ids:
         end_ids.append(tokenizer.eos_token_id)
@@ -128,13 +128,15 @@ def _answer(model: Any, rows: Sequence[list[int]], settings: GenerationConfig) -
     gaps = [width - len(ids) for ids in rows]
     input_ids = torch.tensor([[settings.pad_token_id] * gap + ids for gap, ids in zip(gaps, rows, strict=True)])
     mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps])
-    whole = model.generate(input_ids=input_ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-    answers: list[list[int]] = whole[:, width:].tolist()
+    sequences = model.generate(
+        input_ids=input_ids.to(device), attention_mask=mask.to(device), generation_config=settings
+    )
+    answers: list[list[int]] = sequences[:, width:].tolist()
     return answers
 
 
 def _output(ids: list[int], tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig) -> Output:
-    ends = [place for place, token_id in enumerate(ids) if token_id in settings.eos_token_id]
+    ends = [index for index, token_id in enumerate(ids) if token_id in settings.eos_token_id]
     kept = ids[: ends[0]] if ends else ids
     return Output(tokenizer.decode(kept, skip_special_tokens=True).strip(), bool(ends))
 

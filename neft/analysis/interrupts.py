@@ -1,4 +1,4 @@
-"""What an interrupt says where nothing is lost by it."""
+"""The message of an interrupt by which nothing is lost."""
 
 from __future__ import annotations
 

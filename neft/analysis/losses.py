@@ -40,14 +40,14 @@ def document_losses(
 ) -> list[DocumentLoss]:
     """Returns each example's loss, in the examples' order; the model is in evaluation mode, and put back."""
     device = next(model.parameters()).device
-    places = sorted(range(len(examples)), key=lambda place: len(examples[place].input_ids))
+    indices = sorted(range(len(examples)), key=lambda index: len(examples[index].input_ids))
     losses: dict[int, DocumentLoss] = {}
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(places), batch_size):
-            chosen = places[start : start + batch_size]
-            batch = {name: x.to(device) for name, x in collator([examples[place] for place in chosen]).items()}
+        for start in range(0, len(indices), batch_size):
+            chosen = indices[start : start + batch_size]
+            batch = {name: x.to(device) for name, x in collator([examples[index] for index in chosen]).items()}
             labels = batch.pop("labels")[:, 1:]
             logits = model(**batch, use_cache=False).logits[:, :-1].float()
             per_token = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
@@ -55,4 +55,4 @@ def document_losses(
             losses |= {p: DocumentLoss(t, n) for p, t, n in zip(chosen, totals, counts, strict=True)}
     finally:
         model.train(was_training)
-    return [losses[place] for place in range(len(examples))]
+    return [losses[index] for index in range(len(examples))]

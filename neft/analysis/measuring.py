@@ -28,7 +28,7 @@ def measure(subject: Subject, source: Source, config: AnalysisConfig, label: str
     """Returns losses, flips and text figures of a model on one data set.
 
     Raises:
-        InputError: the loss is not finite, or texts are wanted and the window leaves no room for them.
+        InputError: the loss is not finite, or texts are wanted and the window leaves no tokens for them.
     """
     figures: dict[str, Any] = {**_losses(subject, source, config), "flips": _flips(subject, source, config)}
     pairs = _outputs(subject, source, config, label) if config.num_texts else []
@@ -80,13 +80,15 @@ def _flips(subject: Subject, source: Source, config: AnalysisConfig) -> dict[str
 
 def _outputs(subject: Subject, source: Source, config: AnalysisConfig, label: str) -> list[tuple[Prompt, Output]]:
     limit = getattr(subject.model.config, "max_position_embeddings", None)
-    room = subject.max_length if limit is None else limit - config.max_new_tokens
-    if room < 1:
+    max_prompt_tokens = subject.max_length if limit is None else limit - config.max_new_tokens
+    if max_prompt_tokens < 1:
         raise InputError(
             f"max_new_tokens is {config.max_new_tokens}, but the model reads {limit} tokens with the prompt; "
             "give less, or num_texts=0."
         )
-    every = prompts_of(source.documents, subject.tokenizer, max_prompt_tokens=min(room, subject.max_length))
+    every = prompts_of(
+        source.documents, subject.tokenizer, max_prompt_tokens=min(max_prompt_tokens, subject.max_length)
+    )
     prompts = sample(every, config.num_texts, config.data.seed)
     outputs = greedy_outputs(
         subject.model,

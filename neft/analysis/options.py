@@ -1,4 +1,4 @@
-"""What an analysis is: every option with its default, checked before anything is loaded."""
+"""Options of an analysis with their defaults, checked before anything is loaded."""
 
 from __future__ import annotations
 

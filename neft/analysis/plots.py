@@ -106,14 +106,16 @@ def _bars(axis: Any, models: Models, value: Callable[..., float | None]) -> None
     width = 0.8 / len(keys)
     for number, key in enumerate(keys):
         heights = [value(figures[key]["texts"]) or 0.0 for figures in models.values()]
-        axis.bar([_place(place, number, width) for place in range(len(models))], heights, width, label=_SETS[key])
+        axis.bar(
+            [_bar_position(index, number, width) for index in range(len(models))], heights, width, label=_SETS[key]
+        )
     _name_ticks(axis, list(models))
     axis.margins(y=0.3)
     axis.legend(fontsize="small")
 
 
-def _place(place: int, number: int, width: float) -> float:
-    return place - 0.4 + width * (number + 0.5)
+def _bar_position(index: int, number: int, width: float) -> float:
+    return index - 0.4 + width * (number + 0.5)
 
 
 def _name_ticks(axis: Any, names: Sequence[str]) -> None:

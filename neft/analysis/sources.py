@@ -1,4 +1,4 @@
-"""What the analyses read: the model, and the very examples that a training run with the same options would see."""
+"""The model to analyse, and the examples that a training run with the same options sees."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def sample(items: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
     """Returns at most `limit` items, drawn by the seed, in their order."""
     if limit is None or len(items) <= limit:
         return list(items)
-    places = sorted(random.Random(seed).sample(range(len(items)), limit))
-    return [items[place] for place in places]
+    indices = sorted(random.Random(seed).sample(range(len(items)), limit))
+    return [items[index] for index in indices]
 
 
 def model_identity(name: str) -> dict[str, Any]:

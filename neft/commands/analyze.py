@@ -42,9 +42,9 @@ def run(options: dict[str, Any], *, is_quiet: bool) -> None:
     """Analyses, and writes the table or one JSON line to standard output."""
     is_json = options.pop("json", False)
     names = (*_OWN, "models", "output", "overwrite", "has_plots")
-    own = {name: options.pop(name) for name in names if name in options}
-    own["models"] = tuple(own["models"])
-    data = TrainingConfig(model=own["models"][0], output=own["output"], **options)
+    analysis = {name: options.pop(name) for name in names if name in options}
+    analysis["models"] = tuple(analysis["models"])
+    data = TrainingConfig(model=analysis["models"][0], output=analysis["output"], **options)
     from transformers.utils import logging
 
     from neft.analysis.analyzing import analyze
@@ -52,6 +52,6 @@ def run(options: dict[str, Any], *, is_quiet: bool) -> None:
     from neft.analysis.report import analysis_table
 
     logging.disable_progress_bar()
-    result = analyze(AnalysisConfig(data=data, show_progress=not is_quiet, **own))
+    result = analyze(AnalysisConfig(data=data, show_progress=not is_quiet, **analysis))
     if not is_quiet:
         sys.stdout.write((json.dumps(result) if is_json else analysis_table(result["models"])) + "\n")

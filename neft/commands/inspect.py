@@ -39,10 +39,10 @@ def run(options: dict[str, Any], *, is_quiet: bool) -> None:
     from neft.inspecting.report import inspection_tables
 
     logging.disable_progress_bar()
-    found = inspect_noise(config, **grid)
+    inspection = inspect_noise(config, **grid)
     if not is_quiet:
-        sys.stdout.write((json.dumps(found.to_dict()) if is_json else inspection_tables(found)) + "\n")
-    if not found.live.is_right:
+        sys.stdout.write((json.dumps(inspection.to_dict()) if is_json else inspection_tables(inspection)) + "\n")
+    if not inspection.live.is_right:
         raise NoiseError(
-            f"the noise on {config.model} is not what it should be: {found.live}; do not train it with noise."
+            f"the noise on {config.model} is not what it should be: {inspection.live}; do not train it with noise."
         )

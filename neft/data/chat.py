@@ -37,21 +37,21 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
         segments: list[Segment] = []
         done = ""
         pending = ""
-        for place, turn in enumerate(turns):
+        for index, turn in enumerate(turns):
             if turn.role != "assistant":
                 continue
-            prompt = _rendered(tokenizer, messages[:place], is_answer_next=True)
-            whole = _rendered(tokenizer, messages[: place + 1], is_answer_next=False)
-            if not (prompt.startswith(done) and whole.startswith(prompt)):
+            prompt = _rendered(tokenizer, messages[:index], is_answer_next=True)
+            answered = _rendered(tokenizer, messages[: index + 1], is_answer_next=False)
+            if not (prompt.startswith(done) and answered.startswith(prompt)):
                 raise ValueError(
-                    f"the chat template changes the text before message {place + 1} when that message is added, so its "
+                    f"the chat template changes the text before message {index + 1} when that message is added, so its "
                     "prompt would not be what inference sees; use a template whose text only grows (or rows of one "
                     "exchange)"
                 )
-            end = _end(whole, len(prompt), tokenizer.eos_token, others)
+            end = _end(answered, len(prompt), tokenizer.eos_token, others)
             segments.append(Segment(pending + prompt[len(done) :], is_target=False))
-            segments.append(turn.answer(whole[len(prompt) : end]))
-            done, pending = whole, whole[end:]
+            segments.append(turn.answer(answered[len(prompt) : end]))
+            done, pending = answered, answered[end:]
         return tuple(segments)
 
     return render
@@ -74,7 +74,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
 def _end(text: str, start: int, eos: str | None, others: Sequence[str]) -> int:
     """Returns where the answer that begins at `start` ends: after its last end-of-sequence, or other special token."""
     for markers in ([eos] if eos else [], others):
-        ends = [place + len(marker) for marker in markers if (place := text.rfind(marker, start)) >= 0]
+        ends = [index + len(marker) for marker in markers if (index := text.rfind(marker, start)) >= 0]
         if ends:
             return max(ends)
     raise ValueError("the chat template ends its answer with no special token, so the model could not learn to stop")

@@ -21,7 +21,7 @@ Ids = list[int]
 
 
 class SegmentEncoder:
-    """Encodes text by its place in a document, many texts per call (fast tokenizers then use every core)."""
+    """Encodes text by its position in a document, many texts per call (fast tokenizers then use every core)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Takes a tokenizer with an end-of-sequence token."""
@@ -47,8 +47,8 @@ class SegmentEncoder:
         heads = self._encode(list(befores), has_markers=False)
         joined = self._encode([a + b for a, b in zip(befores, texts, strict=True)], has_markers=False)
         return [
-            whole[len(head) :] if whole[: len(head)] == head else ids
-            for head, whole, ids in zip(heads, joined, alone, strict=True)
+            both[len(head) :] if both[: len(head)] == head else ids
+            for head, both, ids in zip(heads, joined, alone, strict=True)
         ]
 
     def after_end(self, texts: list[str]) -> list[Ids]:
@@ -71,7 +71,7 @@ class SegmentEncoder:
         return ids
 
     def _closes_texts(self) -> bool:
-        """Whether the tokenizer puts an end-of-sequence token after every text (it may also be its BOS)."""
+        """Returns whether the tokenizer puts an end-of-sequence token after every text (it may also be its BOS)."""
         (bare,) = self._encode(["a"], has_markers=False)
         (closed,) = self._encode(["a"], has_markers=True)
         if bare:

@@ -1,4 +1,4 @@
-"""What a document is for a model."""
+"""A document as token ids and labels."""
 
 from __future__ import annotations
 

@@ -125,13 +125,13 @@ def _dataset_rows(path: Path, dataset_split: str | None) -> Iterator[NumberedRow
     yield from enumerate((row for table in tables for row in table.to_pylist()), start=1)
 
 
-def _chosen_split(splits: Any, wanted: str | None, path: Path) -> Any:
-    if wanted is None and len(splits) == 1:
+def _chosen_split(splits: Any, name: str | None, path: Path) -> Any:
+    if name is None and len(splits) == 1:
         return next(iter(splits.values()))
-    if wanted not in splits:
-        given = "is not given" if wanted is None else f"is {wanted!r}"
+    if name not in splits:
+        given = "is not given" if name is None else f"is {name!r}"
         raise InputError(f"dataset_split {given}; {path} has {', '.join(splits)}.")
-    return splits[wanted]
+    return splits[name]
 
 
 def _optional(module: str, purpose: str) -> Any:

@@ -16,7 +16,7 @@ from neft.data.messages import Row, Turns, read_messages, refuse_fields, text_of
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How rows are read, and the template (`neft.data.TEMPLATES`) that writes them unless the user names another."""
+    """The reader of a row, and the template (`neft.data.TEMPLATES`) that writes them unless the user names another."""
 
     turns: Callable[..., Turns]
     template: str

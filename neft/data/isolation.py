@@ -1,4 +1,4 @@
-"""Whether a model keeps packed documents apart: found out by running it, not by its name."""
+"""Isolation of packed documents in a model, measured by running it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _measured(model: nn.Module) -> _Measured:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    kept_in = [changed[place % 2] for pack in packs for place in range(len(pack))]
+    kept_in = [changed[index % 2] for pack in packs for index in range(len(pack))]
     return _Measured(
         difference=max(_distance(one, other) for one, other in zip(packed, alone, strict=True)),
         influence=max(
@@ -113,7 +113,7 @@ def _with_others_changed(packs: list[Pack], keep: int, num_ids: int) -> list[Pac
         ids = [(token + 1) % num_ids for token in example.input_ids]
         return Example(ids, ids)
 
-    return [tuple(e if place % 2 == keep else changed(e) for place, e in enumerate(pack)) for pack in packs]
+    return [tuple(e if index % 2 == keep else changed(e) for index, e in enumerate(pack)) for pack in packs]
 
 
 def _logits(model: nn.Module, packs: list[Pack]) -> list[Tensor]:

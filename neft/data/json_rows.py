@@ -61,14 +61,14 @@ def _elements(window: _Window, name: str) -> Iterator[NumberedRow]:
         if mark == "]":
             return
         if mark != ",":
-            found = repr(mark) if mark else "the end of the file"
-            raise DataError(f"{name}, row {number} is followed by {found}, not by a comma or the array's end.")
+            following = repr(mark) if mark else "the end of the file"
+            raise DataError(f"{name}, row {number} is followed by {following}, not by a comma or the array's end.")
 
 
 def _data_of_object(window: _Window, name: str) -> Iterator[NumberedRow]:
     text = window.rest()
     try:
-        whole = json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         hint = "; a file with one object per line is named .jsonl" if error.msg == "Extra data" else ""
         raise DataError(
@@ -76,16 +76,16 @@ def _data_of_object(window: _Window, name: str) -> Iterator[NumberedRow]:
         ) from error
     except RecursionError as error:
         raise DataError(f"{name} is nested too deeply.") from error
-    rows = whole.get("data")
+    rows = value.get("data")
     if not isinstance(rows, list):
         raise DataError(f'{name} is a JSON object without an array "data"; give [...] or {{"data": [...]}}.')
     for number, row in enumerate(rows, start=1):
         yield number, _object(row, number, name, "an array of objects")
 
 
-def _object(row: Any, number: int, name: str, wanted: str) -> dict[str, Any]:
+def _object(row: Any, number: int, name: str, expected: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise DataError(f"{name}, row {number} is a JSON {type(row).__name__}; give {wanted}.")
+        raise DataError(f"{name}, row {number} is a JSON {type(row).__name__}; give {expected}.")
     return row
 
 
@@ -98,22 +98,22 @@ class _Window:
         self._values = json.JSONDecoder()
         self._name = name
         self._text = ""
-        self._place = 0
+        self._position = 0
         self.num_rows = 0
 
     def peek(self) -> str:
         """Returns the next character that is not space; nothing at the end."""
-        while (found := _NOT_SPACE.search(self._text, self._place)) is None:
-            self._place = len(self._text)
+        while (match := _NOT_SPACE.search(self._text, self._position)) is None:
+            self._position = len(self._text)
             if not self._read_on():
                 return ""
-        self._place = found.start()
-        return found[0]
+        self._position = match.start()
+        return match[0]
 
     def take(self) -> str:
         """Returns the next character that is not space, and steps over it."""
         character = self.peek()
-        self._place += len(character)
+        self._position += len(character)
         return character
 
     def value(self) -> Any:
@@ -121,7 +121,7 @@ class _Window:
         self.peek()
         while True:
             try:
-                value, self._place = self._values.raw_decode(self._text, self._place)
+                value, self._position = self._values.raw_decode(self._text, self._position)
                 return value
             except json.JSONDecodeError as error:
                 if not self._read_on():
@@ -133,14 +133,14 @@ class _Window:
         """Returns everything that is left."""
         while self._read_on():
             pass
-        return self._text[self._place :]
+        return self._text[self._position :]
 
     def _read_on(self) -> bool:
         # As much again as is waiting, so that a long value is not tried too often.
-        waiting = self._text[self._place :]
+        waiting = self._text[self._position :]
         piece = self._stream.read(max(_PIECE, len(waiting)))
         try:
-            self._text, self._place = waiting + self._characters.decode(piece, final=not piece), 0
+            self._text, self._position = waiting + self._characters.decode(piece, final=not piece), 0
         except UnicodeDecodeError as error:
             raise DataError(f"{self._name} is not UTF-8 somewhere after row {self.num_rows}; convert it.") from error
         return bool(piece)

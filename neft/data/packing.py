@@ -80,15 +80,15 @@ def pack(examples: Sequence[Example], *, max_length: int, seed: int = 0) -> Pack
     spaces: list[int] = []
     for example in shuffled:
         length = len(example.input_ids)
-        place = bisect_left(spaces, length)
-        if place == len(spaces):
+        index = bisect_left(spaces, length)
+        if index == len(spaces):
             number, space = len(packs), max_length
             packs.append([])
         else:
-            space = spaces[place]
+            space = spaces[index]
             number = by_space[space].pop()
             if not by_space[space]:
-                del spaces[place]
+                del spaces[index]
         packs[number].append(example)
         if left := space - length:
             if not by_space[left]:

@@ -1,4 +1,4 @@
-"""What became of the rows: examples, and how many rows were cut or left out and why."""
+"""Counts of rows learned, cut and left out, by reason."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LengthStatistics:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What became of the rows.
+    """Counts of rows learned, cut and left out.
 
     Attributes:
         num_rows: Rows read.

@@ -30,8 +30,8 @@ def split(documents: Sequence[Document], *, eval_fraction: float, seed: int) -> 
             f"all {len(documents)} rows have the same prompt, and the held-out rows must have others; "
             "give eval_data or no eval_fraction."
         )
-    wanted = min(max(1, round(len(documents) * eval_fraction)), len(documents) - 1)
-    held_out = _held_out(counts, wanted, seed)
+    num_held_out = min(max(1, round(len(documents) * eval_fraction)), len(documents) - 1)
+    held_out = _held_out(counts, num_held_out, seed)
     train = [document for document in documents if document.prompt not in held_out]
     return train, [document for document in documents if document.prompt in held_out]
 
@@ -42,17 +42,17 @@ def num_shared_prompts(train: Sequence[Document], held_out: Sequence[Document]) 
     return sum(document.prompt in trained for document in held_out)
 
 
-def _held_out(counts: dict[str, int], wanted: int, seed: int) -> set[str]:
-    ordered = sorted(counts, key=lambda prompt: _place(prompt, seed))
+def _held_out(counts: dict[str, int], num_held_out: int, seed: int) -> set[str]:
+    ordered = sorted(counts, key=lambda prompt: _sort_key(prompt, seed))
     chosen: set[str] = set()
     num_rows = 0
     for prompt in ordered:
-        if num_rows + counts[prompt] <= wanted:
+        if num_rows + counts[prompt] <= num_held_out:
             chosen.add(prompt)
             num_rows += counts[prompt]
-    # Every prompt has more rows than are wanted: the least of them is the nearest to it.
+    # Every prompt has more rows than that: the least of them is the nearest to it.
     return chosen or {min(ordered, key=counts.__getitem__)}
 
 
-def _place(prompt: str, seed: int) -> bytes:
+def _sort_key(prompt: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{prompt}".encode(), digest_size=16).digest()

@@ -36,7 +36,7 @@ def tokenize(
     """Tokenizes each segment by itself (`neft.data.encoding`), as inference will see the prompt.
 
     The first segment gets the tokenizer's own beginning (BOS), and every target ends with end-of-sequence; a document
-    with markers of its own gets neither. The first token is never learned, because nothing stands before it.
+    with markers of its own gets neither. The first token is never learned, because nothing precedes it.
 
     Args:
         documents: At least one.
@@ -130,15 +130,15 @@ def _encoded(documents: Sequence[Document], encoder: SegmentEncoder) -> Iterator
     has_markers = [document.has_own_markers for document in documents]
     firsts: dict[bool, Iterator[Ids]] = {}
     for kind in (False, True):
-        texts = [s[0].text for s, own in zip(segments_of, has_markers, strict=True) if s and own == kind]
+        texts = [s[0].text for s, has_marker in zip(segments_of, has_markers, strict=True) if s and has_marker == kind]
         firsts[kind] = iter(encoder.beginnings(texts, has_own_markers=kind))
     pairs = [pair for segments in segments_of for pair in pairwise(segments)]
     inner = [(before.text, segment.text) for before, segment in pairs if not before.is_target]
     befores, texts = [before for before, _ in inner], [text for _, text in inner]
     continuations = iter(encoder.continuations(texts, befores))
     after_end = iter(encoder.after_end([segment.text for before, segment in pairs if before.is_target]))
-    for segments, own in zip(segments_of, has_markers, strict=True):
-        first = [next(firsts[own])] if segments else []
+    for segments, has_marker in zip(segments_of, has_markers, strict=True):
+        first = [next(firsts[has_marker])] if segments else []
         rest = [next(after_end if before.is_target else continuations) for before in segments[:-1]]
         yield [encoder.shared(ids) for ids in first + rest]
 

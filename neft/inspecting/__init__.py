@@ -1,1 +1,1 @@
-"""What noise a run would have: how strong on this data, what other implementations make of it, is it on."""
+"""The noise of a run before it trains: its strength on this data, in other implementations, and a live check."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EffectiveAlpha:
-    """What an implementation gives when asked for some α.
+    """The strength that an implementation gives when asked for some α.
 
     Attributes:
         name: Which implementation, and on what batches.

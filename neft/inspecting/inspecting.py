@@ -20,7 +20,7 @@ _MAX_LIVE_TOKENS = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What `inspect_noise` found.
+    """The result of `inspect_noise`.
 
     Attributes:
         model: The model's name.
@@ -50,7 +50,7 @@ class Inspection:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the embedding module scales its weights, so that the same α is weaker than elsewhere."""
+        """True if the embedding module scales its weights, so that the same α is weaker than elsewhere."""
         return abs(self.scale - 1) > 0.01
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def inspect_noise(config: TrainingConfig, *, alphas: Sequence[float] = (2.0, 5.0
     sigma, dim = embedding_sigma(embedding), next(embedding.parameters()).shape[1]
     lengths = [len(example.input_ids) for example in subject.train.data.examples]
     statistics = LengthStatistics.of(lengths)
-    places = {"mean": statistics.mean, **{f"p{k}": float(v) for k, v in statistics.percentiles.items()}}
+    points = {"mean": statistics.mean, **{f"p{k}": float(v) for k, v in statistics.percentiles.items()}}
     return Inspection(
         model=config.model,
         dim=dim,
@@ -93,7 +93,7 @@ def inspect_noise(config: TrainingConfig, *, alphas: Sequence[float] = (2.0, 5.0
         ratios={
             alpha: {
                 name: noise_to_signal(alpha=alpha, sigma=sigma, length=length, dim=dim)
-                for name, length in places.items()
+                for name, length in points.items()
             }
             for alpha in alphas
         },

@@ -21,7 +21,7 @@ _STRENGTH_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class LiveCheck:
-    """What a few forward passes of the model showed.
+    """The result of a few forward passes of the model.
 
     Attributes:
         alpha: What was asked for.
@@ -45,7 +45,7 @@ class LiveCheck:
 
     @property
     def is_right(self) -> bool:
-        """Whether everything is as it should be, with the measured α within a tenth of the wanted one."""
+        """True if every check holds and the measured α is within a tenth of the requested one."""
         facts = (self.is_on_in_training, self.is_fresh, self.is_off_in_evaluation, self.is_padding_clean)
         is_strong = abs(self.measured_alpha - self.alpha) <= _STRENGTH_TOLERANCE * self.alpha
         return all(facts) and self.is_detached and is_strong

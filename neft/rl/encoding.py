@@ -81,6 +81,6 @@ def _encoded(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase) 
     data = tokenize(documents, tokenizer, max_length=sys.maxsize, overlong="error")
     parts = []
     for example in data.examples:
-        start = next(place for place, label in enumerate(example.labels) if label != IGNORED)
+        start = next(index for index, label in enumerate(example.labels) if label != IGNORED)
         parts.append((example.input_ids[:start], example.input_ids[start:]))
     return parts

@@ -19,7 +19,7 @@ _PATHS = ("output", "data", "eval_data", "prompts")
 
 @dataclass(frozen=True, kw_only=True)
 class TuningOptions:
-    """What both kinds of runs share; a wrong value raises `InputError` with the option's name, the value, the limit.
+    """Options of reward and policy runs; a wrong value raises `InputError` with its name, the value and the limit.
 
     Attributes:
         model: The model to start from: a local folder or a hub id; for a policy also an adapter folder.

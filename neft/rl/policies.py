@@ -35,7 +35,7 @@ _ADAPTER = "default"
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyResult:
-    """What a policy run did.
+    """The result of a policy run.
 
     Attributes:
         output: The folder with the model or adapter.
@@ -144,9 +144,13 @@ def _load(config: PolicyConfig, rows: Any, reward_hook: RewardHook | None) -> _R
 def _fitting(
     prompts: list[str], tokenizer: PreTrainedTokenizerBase, config: PolicyConfig, max_length: int
 ) -> list[str]:
-    """Returns the prompts that leave room for a completion."""
-    room = max_length - (config.max_new_tokens or 0)
-    kept = [text for text, ids in zip(prompts, tokenizer(prompts)["input_ids"], strict=True) if len(ids) <= room]
+    """Returns the prompts that fit the window with a completion."""
+    max_prompt_tokens = max_length - (config.max_new_tokens or 0)
+    kept = [
+        text
+        for text, ids in zip(prompts, tokenizer(prompts)["input_ids"], strict=True)
+        if len(ids) <= max_prompt_tokens
+    ]
     if not kept:
         raise DataError(
             f"none of {len(prompts)} prompts leaves room for max_new_tokens={config.max_new_tokens} in the window of "

@@ -1,4 +1,4 @@
-"""What a policy is kept near to: the model as it starts, or one that the user names."""
+"""The reference of a policy: the model as it starts, or one that the user names."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ def drop_copy(model: Any, config: PolicyConfig) -> None:
 
 
 def _require_vocabulary(ref: str, num_tokens: int) -> None:
-    own = from_pretrained(AutoConfig, ref, "model").vocab_size
-    if own != num_tokens:
-        raise InputError(f"ref {ref} has {own} tokens and the model {num_tokens}; give a model of the same vocabulary.")
+    num_ref_tokens = from_pretrained(AutoConfig, ref, "model").vocab_size
+    if num_ref_tokens != num_tokens:
+        raise InputError(
+            f"ref {ref} has {num_ref_tokens} tokens and the model {num_tokens}; give a model of the same vocabulary."
+        )

@@ -26,7 +26,7 @@ from neft.writable import ensure_writable
 
 @dataclass(frozen=True, kw_only=True)
 class RewardResult:
-    """What a reward-model run did.
+    """The result of a reward-model run.
 
     Attributes:
         output: The folder with the model or adapter.

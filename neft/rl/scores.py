@@ -120,14 +120,14 @@ def _answer(answer: Any, where: str) -> Answer:
         raise DataError(f"{where} is a {type(answer).__name__}; give an object.")
     text = text_of(answer, "text", where)
     if "pm_score" in answer and "upvotes" not in answer:
-        return Answer(text, _whole(answer, "pm_score", where))
+        return Answer(text, _integer(answer, "pm_score", where))
     accepted = answer.get("accepted", answer.get("selected", False))
     if not isinstance(accepted, bool):
         raise DataError(f"{where}: 'accepted' is {accepted!r}; give true or false.")
-    return Answer(text, score_of_votes(_whole(answer, "upvotes", where), is_accepted=accepted))
+    return Answer(text, score_of_votes(_integer(answer, "upvotes", where), is_accepted=accepted))
 
 
-def _whole(answer: dict[str, Any], key: str, where: str) -> int:
+def _integer(answer: dict[str, Any], key: str, where: str) -> int:
     value = answer.get(key)
     if isinstance(value, bool) or not isinstance(value, int):
         raise DataError(f"{where}: {key!r} is {value!r}; give a whole number.")
