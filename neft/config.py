@@ -43,6 +43,7 @@ class TrainingConfig:
         template: How rows become text: one of `neft.data.TEMPLATES`, `chat` for the tokenizer's own, or a text with
             `{instruction}`, `{input}` or `{prompt}` in it; the format's own if not given.
         chat_template: A Jinja file in place of the tokenizer's chat template; chooses the template `chat`.
+        columns: The file's names of the format's columns, each as `prompt=question`.
         text_column: The column of the format `text`; `text` if not given.
         dataset_split: Which split of a `datasets` folder to train on, if it has several.
         loss_on: Learn the completions only, or every token.
@@ -88,6 +89,7 @@ class TrainingConfig:
     format: str = "auto"
     template: str | None = None
     chat_template: Path | None = None
+    columns: tuple[str, ...] | None = None
     text_column: str | None = None
     dataset_split: str | None = None
     loss_on: LossOn = "completion"
@@ -142,6 +144,7 @@ class TrainingConfig:
                 object.__setattr__(self, name, Path(value))
         object.__setattr__(self, "model", str(self.model))
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        object.__setattr__(self, "columns", None if self.columns is None else tuple(self.columns))
         self._check_numbers()
         self._check_choices()
         self._check_combinations()
@@ -181,6 +184,9 @@ class TrainingConfig:
             raise InputError(
                 f"chat_template is {self.chat_template}, and template {self.template!r} does not use it; give one."
             )
+        wrong = [pair for pair in self.columns or () if not all(pair.partition("="))]
+        if wrong:
+            raise InputError(f"columns has {wrong[0]!r}; give pairs such as prompt=question.")
         if self.resume and self.overwrite:
             raise InputError("resume goes on with a run and overwrite starts anew; give one.")
         if not self.has_evaluation:
@@ -206,6 +212,11 @@ class TrainingConfig:
     def has_evaluation(self) -> bool:
         """True if rows are held out."""
         return self.eval_data is not None or self.eval_fraction > 0
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """The file's column of each of the format's."""
+        return dict(pair.split("=", 1) for pair in self.columns or ())
 
     def record(self) -> dict[str, Any]:
         """Returns the options that decide what is trained, as JSON values."""

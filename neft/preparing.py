@@ -140,6 +140,7 @@ def run_documents(
         InputError: the data cannot be used.
     """
     options: dict[str, Any] = {"format": config.format, "tokenizer": tokenizer, "on_bad_row": config.on_bad_row}
+    options["columns"] = config.column_names
     options["template"] = config.template or (CHAT if config.chat_template else None)
     if config.text_column is not None:
         options["text_column"] = config.text_column

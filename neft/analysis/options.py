@@ -18,6 +18,7 @@ _READ = (
         "format",
         "template",
         "chat_template",
+        "columns",
         "text_column",
         "dataset_split",
         "loss_on",

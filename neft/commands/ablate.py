@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from neft.commands.borrowing import borrow_all, numbers, words
+from neft.commands.borrowing import borrow_all, numbers
+from neft.commands.train import words
 from neft.config import TrainingConfig
 
 HELP = "train a grid of noise strengths, distributions and seeds, and write one table"

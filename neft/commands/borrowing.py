@@ -8,7 +8,7 @@ from collections.abc import Collection
 from neft.commands import train
 
 DATA = (
-    *("format", "template", "chat_template", "text_column", "dataset_split"),
+    *("format", "template", "chat_template", "columns", "text_column", "dataset_split"),
     *("loss_on", "max_length", "overlong", "on_bad_row"),
 )
 HELD_OUT = ("eval_data", "eval_fraction")
@@ -37,15 +37,6 @@ def numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,5,10") from error
-
-
-def words(text: str) -> tuple[str, ...]:
-    """Returns the words of a comma-separated list.
-
-    >>> words("uniform, gaussian")
-    ('uniform', 'gaussian')
-    """
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _train_options() -> list[argparse.Action]:

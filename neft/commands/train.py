@@ -25,6 +25,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_adapter(parser)
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Returns the words of a comma-separated list.
+
+    >>> words("uniform, gaussian")
+    ('uniform', 'gaussian')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def run(options: dict[str, Any], *, is_quiet: bool) -> None:
     """Trains; one process of several writes the result to standard output."""
     config = TrainingConfig(**options, show_progress=not is_quiet)
@@ -47,12 +56,15 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="training rows: json, jsonl, txt (also .gz), parquet or a folder",
+        help="training rows: json, jsonl, csv, tsv, txt (also .gz), parquet or a folder",
     )
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tuned model")
     group.add_argument("--format", metavar="NAME", help="data format (default: by the columns of the first row)")
     group.add_argument("--template", metavar="TEXT", help="how rows become text (default: the format's own)")
     group.add_argument("--chat-template", type=Path, metavar="FILE", help="Jinja file for the template chat")
+    group.add_argument(
+        "--columns", type=words, metavar="LIST", help="names in the file, as prompt=question,completion=answer"
+    )
     group.add_argument("--text-column", metavar="NAME", help="column of the format text (default: text)")
     group.add_argument("--dataset-split", metavar="NAME", help="which split of a datasets folder to train on")
     group.add_argument("--loss-on", choices=get_args(LossOn), help="tokens to learn (default: completion)")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -37,10 +40,30 @@ def parquet(stream: BinaryIO, name: str) -> Iterator[NumberedRow]:
         raise DataError(f"{name} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
 
 
+def delimited(stream: BinaryIO, name: str, *, delimiter: str) -> Iterator[NumberedRow]:
+    """Yields the rows of a table whose first line names its columns; every cell is a text."""
+    lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    try:
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        for number, row in enumerate(reader, start=1):
+            if None in row or None in row.values():
+                raise DataError(f"{name}, row {number} has another number of cells than the first line has names.")
+            yield number, dict(row)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8; convert it.") from error
+    except csv.Error as error:
+        raise DataError(f"{name} is not a table with a first line of names: {error}.") from error
+    finally:
+        lines.detach()  # the stream is closed by its owner
+
+
 FILE_KINDS: dict[str, Callable[[BinaryIO, str], Iterator[NumberedRow]]] = {
+    ".csv": partial(delimited, delimiter=","),
     ".json": json_array,
     ".jsonl": json_lines,
+    ".ndjson": json_lines,
     ".parquet": parquet,
+    ".tsv": partial(delimited, delimiter="\t"),
     ".txt": text_lines,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -31,6 +31,7 @@ def read_documents(
     text_column: str = _TEXT,
     dataset_split: str | None = None,
     on_bad_row: OnBadRow = "error",
+    columns: Mapping[str, str] | None = None,
 ) -> list[Document]:
     """Returns the documents of a data file or `datasets` folder; see `neft.data.files` for the kinds of files.
 
@@ -42,6 +43,7 @@ def read_documents(
         tokenizer: For the template `chat`.
         text_column: The column of the format `text`.
         dataset_split: Which split of a `datasets` folder with several.
+        columns: The file's names of a format's columns, `{"prompt": "question", "completion": "answer"}`.
         on_bad_row: `skip` gives a row that does not fit as a document without segments, with its `problem`.
 
     Raises:
@@ -49,13 +51,14 @@ def read_documents(
         DataError: the file cannot be read, is empty, or a row is not what the format says.
     """
     if format == AUTO:
-        format = detect_format(path, text_column=text_column, dataset_split=dataset_split)
+        format = detect_format(path, text_column=text_column, dataset_split=dataset_split, columns=columns)
     _check_bad_row(on_bad_row)
     to_turns = _format(format, text_column)
     to_segments, has_own_markers = _template(template, format, tokenizer)
     documents: list[Document] = []
     for number, row in read_rows(path, dataset_split=dataset_split):
         try:
+            row = _named(row, columns or {})
             segments = _segments(row, to_turns, to_segments, where=f"{path}, row {number}", format=format)
         except DataError as error:
             if on_bad_row == "error":
@@ -68,7 +71,13 @@ def read_documents(
     return documents
 
 
-def detect_format(path: Path, *, text_column: str = _TEXT, dataset_split: str | None = None) -> str:
+def detect_format(
+    path: Path,
+    *,
+    text_column: str = _TEXT,
+    dataset_split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> str:
     """Returns the format whose columns the first row of a file has.
 
     Raises:
@@ -79,7 +88,7 @@ def detect_format(path: Path, *, text_column: str = _TEXT, dataset_split: str | 
         raise DataError(f"{path} has no rows; give a file with at least one.")
     number, row = first
     try:
-        return format_of(_without_nulls(row), text_column)
+        return format_of(_named(row, columns or {}), text_column)
     except ValueError as error:
         raise DataError(f"{path}, row {number}: {error}; name the format ({', '.join(sorted(FORMATS))}).") from error
 
@@ -87,7 +96,6 @@ def detect_format(path: Path, *, text_column: str = _TEXT, dataset_split: str | 
 def _segments(
     row: Row, to_turns: Callable[..., Turns], to_segments: Template, *, where: str, format: str
 ) -> tuple[Segment, ...]:
-    row = _without_nulls(row)
     try:
         turns = to_turns(row)
         if format != _TEXT:
@@ -101,9 +109,16 @@ def _segments(
         raise DataError(f"{where} does not fit the template: {error}.") from error
 
 
-def _without_nulls(row: Row) -> dict[str, Any]:
-    """Returns the columns that hold something: Parquet and datasets fill a column that a row lacks with null."""
-    return {name: value for name, value in row.items() if value is not None}
+def _named(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the columns that are not null by the format's names.
+
+    Parquet and datasets fill a column that a row lacks with null.
+    """
+    filled = {name: value for name, value in row.items() if value is not None}
+    named = {name: filled[column] for name, column in columns.items() if column in filled}
+    # A column whose name is taken by another is not read under it.
+    rest = {name: value for name, value in filled.items() if name not in columns and name not in columns.values()}
+    return {**rest, **named}
 
 
 def _check_bad_row(on_bad_row: str) -> None:

@@ -109,3 +109,14 @@ def test_rows_that_are_not_learned_are_counted_on_stderr(model_folder, tmp_path,
     assert "2 of 6 training rows left out: longer than the window of 32 tokens (the longest has 42 tokens" in said
     assert "1 of 6 training rows skipped, they do not fit; the first: " in said
     assert "rows.jsonl, row 6 does not fit the format prompt-completion: its 'completion' is int" in said
+
+
+def test_a_table_with_columns_of_other_names_trains(model_folder, tmp_path):
+    """`columns` reaches the run and its record, from a CSV file."""
+    (tmp_path / "gsm8k.csv").write_text("question,answer\nw1 w2,w3\nw4,w5\n")
+    names = ("prompt=question", "completion=answer")
+    result = train(_config(model_folder, tmp_path / "gsm8k.csv", tmp_path / "out", columns=names))
+    assert result.num_rows == 2
+    assert json.loads((tmp_path / "out" / "neft.json").read_text())["config"]["columns"] == list(names)
+    with pytest.raises(InputError, match=r"columns has 'prompt'; give pairs"):
+        _config(model_folder, tmp_path / "gsm8k.csv", tmp_path / "out", columns=("prompt",))

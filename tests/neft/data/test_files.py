@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 
 import pytest
@@ -28,6 +30,14 @@ def _lines(rows=ROWS):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def _table(delimiter):
+    stream = io.StringIO(newline="")
+    table = csv.DictWriter(stream, ROWS[0], delimiter=delimiter)
+    table.writeheader()
+    table.writerows(ROWS)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -36,11 +46,16 @@ def _lines(rows=ROWS):
         ("a.json", json.dumps({"version": 1, "data": ROWS})),
         ("a.json.gz", gzip.compress(_array().encode(), mtime=0)),
         ("a.jsonl", "\ufeff" + _lines().replace("\n{", "\r\n{")),
+        ("a.ndjson", _lines()),
+        ("a.csv", _table(",")),
+        ("a.csv", "\ufeff" + _table(",")),
+        ("a.tsv", _table("\t")),
+        ("a.csv.gz", gzip.compress(_table(",").encode(), mtime=0)),
         ("A.JSONL.GZ", gzip.compress(_lines().encode(), mtime=0)),
     ],
 )
-def test_json_files_give_the_same_rows(tmp_path, name, content):
-    """Arrays, arrays under `data`, lines, gzipped or not, with a byte order mark: rows numbered from 1."""
+def test_files_give_the_same_rows(tmp_path, name, content):
+    """Arrays, arrays under `data`, lines, tables, gzipped or not, with a byte order mark: rows numbered from 1."""
     assert list(read_rows(_write(tmp_path / name, content))) == NUMBERED
 
 
@@ -124,7 +139,10 @@ def test_text_files_have_a_document_per_line(tmp_path):
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "not a whole gzip file"),
         ("a.txt", b"ok\n\xff", "row 2 is not UTF-8"),
         ("a.parquet", b"PAR1 this is none", "a.parquet"),
-        ("a.csv", "a,b\n", "its kind is not known; name it .json, .jsonl, .parquet, .txt"),
+        ("a.csv", "a,b\n1,2\n3\n", "row 2 has another number of cells"),
+        ("a.csv", "a,b\n1,2,3\n", "row 1 has another number of cells"),
+        ("a.tsv", b"a\tb\n\xff\t2\n", "is not UTF-8"),
+        ("a.xlsx", "", "its kind is not known; name it .csv, .json, .jsonl, .ndjson, .parquet, .tsv, .txt"),
         ("a.parquet.gz", b"", "its kind is not known"),
     ],
 )

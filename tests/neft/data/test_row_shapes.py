@@ -117,3 +117,27 @@ def test_bad_rows_are_skipped_and_counted(tmp_path, tokenizer):
     assert "row 2 does not fit the format alpaca: its 'output' is int" in documents[1].problem
     data = tokenize(documents, tokenizer, max_length=32, overlong="drop")
     assert (len(data.examples), data.dropped) == (2, {"does not fit": 2})
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "text"),
+    [
+        ({"question": "q", "answer": "a"}, {"prompt": "question", "completion": "answer"}, "User: q\nAssistant: a"),
+        (
+            {"instruction": "q", "context": "x", "response": "a", "category": "qa"},
+            {"input": "context", "output": "response"},
+            "User: q\n\nx\nAssistant: a",
+        ),
+        ({"text": "t", "prompt": "q", "completion": "a"}, {"prompt": "completion", "completion": "prompt"}, None),
+    ],
+)
+def test_columns_of_other_names(tmp_path, row, columns, text):
+    """`columns` names GSM8K's and Dolly's columns by a format's; two may also change places."""
+    (document,) = _read(tmp_path, row, columns=columns)
+    assert "".join(segment.text for segment in document.segments) == (text or "User: a\nAssistant: q")
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path):
+    """A row without the column that stands for a format's lacks the latter."""
+    with pytest.raises(DataError, match=r"row 2 does not fit the format prompt-completion: it has no 'completion'"):
+        _read(tmp_path, {"q": "a", "completion": "b"}, {"q": "a"}, columns={"prompt": "q"})
