@@ -221,6 +221,8 @@ class TrainingConfig:
     def record(self) -> dict[str, Any]:
         """Returns the options that decide what is trained, as JSON values."""
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+        if self.on_bad_row == "error":
+            values["on_bad_row"] = None  # off: the run is that of a checkpoint from before the option
         return {name: json_value(value) for name, value in values.items()}
 
 

@@ -14,7 +14,7 @@ from neft.errors import OutputError
 
 RECORD_FILE = "neft.json"
 LOG_FILE = "log.jsonl"
-_OFF = (None, False, "no", "error")
+_OFF = (None, False, "no")
 
 
 def check_output(output: Path, *, identity: dict[str, Any], inputs: list[Path], overwrite: bool) -> None:
