@@ -5,14 +5,13 @@ questions: Lin et al. 2022, `TruthfulQA.csv`. All 817 letter prompts equal the p
 """
 
 import csv
-import gzip
 import io
 import random
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.scoring.rows import read_text
 from proxytune.errors import InputError
 
 LETTERS = "ABCD"
@@ -56,10 +55,8 @@ def read_questions(path: Path) -> list[dict[str, str]]:
         InputError: The file cannot be read, or lacks a column or a question.
     """
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read as TruthfulQA.csv: {error}.") from error
     missing = [column for column in _COLUMNS if not rows or rows[0].get(column) is None]
     if missing:

@@ -8,14 +8,13 @@ rate.
 """
 
 import csv
-import gzip
 import io
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.scoring.rows import read_text
 from proxytune.errors import InputError
 
 _STRENGTH, _DIFFICULTY = "not_gamed_baseline.astype(float)", "instruction_difficulty"
@@ -72,10 +71,8 @@ def read_difficulties(path: Path) -> list[float]:
 def _csv_rows(path: Path, columns: Sequence[str], *, first: str = "") -> list[tuple[dict[str, str], str]]:
     """Return the rows of a CSV and their places; its first column, whose name may be `first`, is renamed to ''."""
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline="")))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     header = ["" if name == first else name for name in lines[0]] if lines else []
     missing = [name for name in columns if name not in header]

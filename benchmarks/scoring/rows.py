@@ -66,7 +66,7 @@ def read_rows(path: Path) -> list[Row]:
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if kind not in (".json", ".jsonl"):
         raise InputError(f"{path}: a file of predictions is named .jsonl or .json, also .gz.")
-    text = _read(path)
+    text = read_text(path)
     rows = _json_lines(text, path) if kind == ".jsonl" else _json_array(text, path)
     if not rows:
         raise InputError(f"{path} holds no row: there is nothing to score.")
@@ -87,7 +87,12 @@ def reject_doubles(rows: Iterable[Row], *, name: str) -> None:
         seen[question] = row.place
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file, also gzipped.
+
+    Raises:
+        InputError: It cannot be read, or is no UTF-8.
+    """
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")

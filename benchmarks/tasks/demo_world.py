@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
+from benchmarks.files import make_folder
 from benchmarks.measures import Measure, field
 from benchmarks.tasks.task import Job, first
 from benchmarks.tasks.truthfulqa_mc import McPart, McQuestion
@@ -22,7 +23,6 @@ from proxytune.demo.recipe import TUNED_BASE_PLAN, Recipe
 from proxytune.demo.report import read_recorded
 from proxytune.demo.text import MYTH_OPENERS, TRUTHFUL_OPENER, Question, statement
 from proxytune.demo.tuning import copy_model, tune
-from proxytune.errors import OutputError
 
 MC, OPEN = "world-mc", "world-open"
 OPEN_MEASURES = (
@@ -57,10 +57,7 @@ def tuned_base(recipe: Recipe, output: Path) -> Path:
     """Return the folder of the base tuned by the demo's recipe, made by it unless it is there."""
     folder = output / "tuned"
     if not folder.is_dir():
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {str(output)!r}: {error.strerror or error}.") from error
+        make_folder(output)
         note("tuning the base directly, for comparison: half a minute or so.")
         with tempfile.TemporaryDirectory(prefix=".tuning-", dir=output) as scratch:
             made, copied = Path(scratch, "made"), Path(scratch, "copied")

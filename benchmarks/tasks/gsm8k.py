@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
@@ -18,7 +17,7 @@ from benchmarks.measures import Measure, field
 from benchmarks.provenance import file_digest
 from benchmarks.scoring.gsm8k import is_exact_match, last_number, parse_number, true_number
 from benchmarks.scoring.rows import read_rows
-from benchmarks.tasks.task import Job, first
+from benchmarks.tasks.task import Job, find_file, first
 from benchmarks.truthfulqa_prompts import OPEN_CUE, chat_prompt
 from proxytune.errors import InputError
 
@@ -34,7 +33,7 @@ MEASURES = {
 }
 # Where the paper cuts an answer: models go on with questions of their own, or with comments.
 CUTS = ("Answer the following question", "Question:", "Comment:")
-_NAMES = ("gsm8k/test.jsonl", "gsm8k/test.jsonl.gz", "test.jsonl", "test.jsonl.gz")
+_NAMES = ("gsm8k/test.jsonl", "test.jsonl")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -54,7 +53,7 @@ def prepare(args: argparse.Namespace) -> Job:
     Raises:
         InputError: The data cannot be read, or were not named.
     """
-    path = _data(args)
+    path = find_file(args.data, args.data_dir, _NAMES, option="--data", data="GSM8K's test.jsonl")
     questions = first([_question(row.text("question"), row.text("answer")) for row in read_rows(path)], args.limit)
     part = Gsm8kPart(questions=questions, is_chat_expert=args.chat_expert, max_new_tokens=args.max_new_tokens)
     return Job(
@@ -134,15 +133,3 @@ def _question(question: str, answer: str) -> Question:
     if number is None:
         raise InputError(f"an answer ends in {answer[-40:]!r}, not in #### and a number: give GSM8K's test.jsonl.")
     return Question(question=question, answer=number)
-
-
-def _data(args: argparse.Namespace) -> Path:
-    if args.data:
-        return Path(args.data).expanduser()
-    if args.data_dir:
-        folder = Path(args.data_dir).expanduser()
-        found = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
-        if found is not None:
-            return found
-        raise InputError(f"{args.data_dir!r} has no {_NAMES[0]}, also gzipped: name it by --data.")
-    raise InputError("GSM8K's questions are not part of proxytune: name its test.jsonl with --data.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.answerer import Answerer, Formats
 from benchmarks.measures import Measure
-from proxytune.errors import OptionError
+from proxytune.errors import InputError, OptionError
 
 
 class Part(Protocol):
@@ -68,3 +69,23 @@ def first(items: Sequence[Any], limit: int | None) -> Sequence[Any]:
     if limit is not None and limit < 1:
         raise OptionError(f"limit is {limit}: it must be a whole number of at least 1.")
     return items if limit is None else items[:limit]
+
+
+def find_file(given: str | None, folder: str | None, names: Sequence[str], *, option: str, data: str) -> Path:
+    """Return the file that was given, or the first of `names` (also .gz) in the folder; `data` is for messages.
+
+    Raises:
+        InputError: Neither was given, or nothing is there.
+    """
+    if given:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise InputError(f"{given!r} does not exist: name {data} with {option}.")
+        return path
+    if not folder:
+        raise InputError(f"{data}: no part of proxytune, so name the file with {option}, or its folder by --data-dir.")
+    root = Path(folder).expanduser()
+    found = next((path for name in names for end in ("", ".gz") if (path := root / f"{name}{end}").is_file()), None)
+    if found is None:
+        raise InputError(f"{folder!r} has none of {', '.join(names)}, also gzipped: name the file with {option}.")
+    return found

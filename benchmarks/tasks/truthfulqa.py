@@ -12,10 +12,10 @@ from pathlib import Path
 
 from benchmarks.provenance import file_digest
 from benchmarks.tasks import demo_world, truthfulqa_mc, truthfulqa_paper
-from benchmarks.tasks.task import Job, Part, first
+from benchmarks.tasks.task import Job, Part, find_file, first
 from benchmarks.tasks.truthfulqa_mc import McPart, read_mc_questions
 from benchmarks.truthfulqa_prompts import letter_questions, read_questions
-from proxytune.errors import InputError, OptionError
+from proxytune.errors import OptionError
 
 HELP = "choice by log-probability and by letter, and open answers; the demo trio's own questions without options"
 EXAMPLE = """\
@@ -29,7 +29,7 @@ MEASURES = {
     demo_world.MC: truthfulqa_mc.MEASURES,
     demo_world.OPEN: demo_world.OPEN_MEASURES,
 }
-_NAMES = ("TruthfulQA.csv", "TruthfulQA.csv.gz", "truthfulqa/TruthfulQA.csv", "truthfulqa/TruthfulQA.csv.gz")
+_NAMES = ("TruthfulQA.csv", "truthfulqa/TruthfulQA.csv")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -56,12 +56,10 @@ def prepare(args: argparse.Namespace) -> Job:
         InputError: The data cannot be read, or were not named.
         OptionError: A part that does not exist, or that the data do not allow.
     """
-    path = _data(args)
-    if path is None:
-        if not args.is_bundled:
-            raise InputError("TruthfulQA's questions are not part of proxytune: name TruthfulQA.csv with --data.")
+    if args.is_bundled and not (args.data or args.data_dir):
         _refuse(args)
         return demo_world.prepare(Path(args.output), limit=args.limit, compare=args.compare)
+    path = find_file(args.data, args.data_dir, _NAMES, option="--data", data="TruthfulQA.csv or mc_task.json")
     parts = [_part(name, path, args) for name in _part_names(args, is_csv=".csv" in path.suffixes)]
     return Job(
         parts=parts,
@@ -81,23 +79,6 @@ def _refuse(args: argparse.Namespace) -> None:
     unused = next((option for option, value in given if value), None)
     if unused:
         raise OptionError(f"{unused} is for TruthfulQA's own questions: name TruthfulQA.csv with --data.")
-
-
-def _data(args: argparse.Namespace) -> Path | None:
-    if args.data:
-        path = Path(args.data).expanduser()
-        if not path.is_file():
-            raise InputError(f"{args.data!r} does not exist: name TruthfulQA.csv or mc_task.json with --data.")
-        return path
-    if args.data_dir:
-        folder = Path(args.data_dir).expanduser()
-        found = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
-        if found is None:
-            raise InputError(
-                f"{args.data_dir!r} has no {_NAMES[0]}, also gzipped or below truthfulqa/: name it by --data."
-            )
-        return found
-    return None
 
 
 def _part_names(args: argparse.Namespace, *, is_csv: bool) -> Sequence[str]:

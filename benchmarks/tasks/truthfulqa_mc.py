@@ -7,10 +7,8 @@ truthfulqa_mc2. Differences: an answer that a cell repeats counts once, as in th
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +17,7 @@ from typing import Any
 
 from benchmarks.answerer import Answerer, Formats, Likelihood
 from benchmarks.measures import Measure, field
+from benchmarks.scoring.rows import read_text
 from benchmarks.truthfulqa_prompts import read_questions, split_answers
 from proxytune.errors import InputError
 
@@ -77,10 +76,8 @@ def read_mc_questions(path: Path) -> list[McQuestion]:
     if ".csv" in path.suffixes:
         return [_of_csv(row) for row in read_questions(path)]
     try:
-        raw = path.read_bytes()
-        rows = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-        return [_of_json(row) for row in rows]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, AttributeError, TypeError) as error:
+        return [_of_json(row) for row in json.loads(read_text(path))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{str(path)!r} cannot be read as TruthfulQA.csv or mc_task.json: {error}.") from error
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.scoring.rows import Row, read_rows, reject_doubles
+from benchmarks.tasks.task import find_file
 from proxytune.errors import InputError
 
 # As the hub's dataset and the package's repository name them; the second version's first.
@@ -17,7 +18,6 @@ INSTRUCTIONS = (
     "text_davinci_003.v1_reference.json",
 )
 REFERENCES = {2: INSTRUCTIONS[:2], 1: INSTRUCTIONS[2:]}
-_FOLDERS = ("", "alpaca_eval")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +68,9 @@ def read_reference(path: Path) -> Reference:
 
 
 def find(given: str | None, folder: str | None, names: Sequence[str], *, option: str) -> Path:
-    """Return the file that was given, or the first of `names` (also .gz, also below alpaca_eval/) in the folder.
-
-    Raises:
-        InputError: Neither was given, or nothing is there.
-    """
-    if given:
-        path = Path(given).expanduser()
-        if not path.is_file():
-            raise InputError(f"{given!r} does not exist: name a file of AlpacaEval with {option}.")
-        return path
-    if not folder:
-        raise InputError(f"AlpacaEval's data are not part of proxytune: name a file with {option}, or --data-dir.")
-    root = Path(folder).expanduser()
-    tried = [root / below / f"{name}{end}" for name in names for below in _FOLDERS for end in ("", ".gz")]
-    found = next((path for path in tried if path.is_file()), None)
-    if found is None:
-        raise InputError(f"{folder!r} has none of {', '.join(names)}, also gzipped: name the file with {option}.")
-    return found
+    """Return the file that was given, or the first of `names` in the folder, also below alpaca_eval/."""
+    paths = [f"{below}{name}" for name in names for below in ("", "alpaca_eval/")]
+    return find_file(given, folder, paths, option=option, data="AlpacaEval's instructions or outputs")
 
 
 def _rows(path: Path) -> list[Row]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scoring.rows import read_rows
+from benchmarks.scoring.rows import read_rows, read_text
 from proxytune.errors import InputError
 
 Fields = Mapping[str, Any]
@@ -53,10 +51,8 @@ def mmlu_rows(path: Path) -> list[dict[str, Any]]:
         InputError: It cannot be read, or a row has another form.
     """
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     subject = path.name.partition(".")[0].rpartition("_")[0]
     if rows and rows[0][-1:] == ["answer"]:
