@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -38,15 +39,18 @@ def test_all_thirty_layers_steer_as_the_arithmetic(smollm: Path, cuts: Cuts) -> 
 
 
 def test_a_ragged_batch_equals_the_arithmetic(cuts: Cuts) -> None:
-    """Rows of 1 to 24 tokens in one batch, each with an α of its own."""
+    """Rows of 1 to 24 tokens in one batch, each with an α of its own: tokens and log-probabilities."""
     gen = ProxyGenerator(*cuts.folders, dtype="float32", speculation="off")
     prompts = [cuts.tokenizer(prompt).input_ids for prompt in PROMPTS]
     alphas = [1.0, 0.4, 0.0]
-    done = gen.generate(prompts, alpha=alphas, **LONG)
+    done = gen.generate(prompts, alpha=alphas, logprobs=0, **LONG)
     expected = [
         cuts.reference.greedy([ids] * 3, [alpha], NUM_TOKENS) for ids, alpha in zip(prompts, alphas, strict=True)
     ]
     assert [list(row.token_ids) for row in done] == expected
+    for ids, alpha, row in zip(prompts, alphas, done, strict=True):
+        logprobs = cuts.reference.logprobs([ids] * 3, [alpha], row.token_ids)
+        assert [entry.logprob for entry in row.logprobs] == pytest.approx(logprobs, abs=1e-3)
 
 
 def test_chat_for_the_expert_and_raw_for_the_base(cuts: Cuts) -> None:

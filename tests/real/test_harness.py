@@ -24,9 +24,12 @@ def folder(cuts: Cuts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_transformers_generates_what_the_arithmetic_does(folder: Path, cuts: Cuts) -> None:
-    """AutoModelForCausalLM on the proxy folder, by its own generate."""
+    """AutoModelForCausalLM on the proxy folder: its logits, and its own generate."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = cuts.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = model(ids).logits[0, -1]
+    assert torch.allclose(logits, cuts.reference.logits([ids[0].tolist()] * 3, [0.5]), atol=1e-3)
     found = model.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, eos_token_id=None)
     assert found[0, ids.shape[1] :].tolist() == cuts.reference.greedy([ids[0].tolist()] * 3, [0.5], 8)
 
