@@ -90,9 +90,10 @@ def test_speculation_changes_no_token(cuts: Cuts) -> None:
 
 
 def test_beams_equal_the_arithmetic(cuts: Cuts) -> None:
-    """Beam search of two beams over 49,152 tokens."""
+    """Beam search of four beams over 49,152 tokens, for rows of different length whose beams change places."""
     gen = ProxyGenerator(*cuts.folders, dtype="float32")
-    ids = cuts.tokenizer(PROMPTS[0]).input_ids
-    options: dict[str, Any] = {"max_new_tokens": 4, "num_beams": 2, "ignore_eos": True}
-    [done] = gen.generate([ids], **options)
-    assert list(done.token_ids) == cuts.reference.beams([ids] * 3, [1.0], 2, 4)[0][0]
+    prompts = [cuts.tokenizer(prompt).input_ids for prompt in PROMPTS]
+    options: dict[str, Any] = {"max_new_tokens": 8, "num_beams": 4, "ignore_eos": True}
+    done = gen.generate(prompts, alpha=0.5, **options)
+    expected = [cuts.reference.beams([ids] * 3, [0.5], 4, 8)[0][0] for ids in prompts]
+    assert [list(row.token_ids) for row in done] == expected
