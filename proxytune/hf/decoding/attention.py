@@ -5,9 +5,10 @@ queries of a group are rows before their one key head instead: the same products
 core, 32 query and 8 key heads of 128, 1,024 keys, one query: 0.6 ms against 13).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,7 +24,16 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 _MAX_QUERIES = 64  # of a group; beyond it, for prompts, the kernels for many queries are the better ones
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    *,
+    lengths: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
     """Return attention `[B, T, heads, dim]`.
 
     Args:
@@ -33,7 +43,12 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sca
         mask: `[B or 1, 1, T, S]`, additive. Without one a single query sees all keys, and several (a prompt) are
             causal.
         scaling: Of the products.
+        lengths: `[B]` int32 in place of a mask: keys of each row, the queries' own the last of them. Only where
+            `takes_lengths` says so.
+        window: With lengths: see only so many keys, the query's own among them.
     """
+    if lengths is not None:
+        return _by_lengths(query, keys, values, lengths, scaling, window)
     rows, length, heads, size = query.shape
     key_heads = keys.shape[2]
     groups = heads // key_heads
@@ -55,6 +70,57 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sca
     output = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
     output = output.view(rows, key_heads, groups, length, size)
     return output.permute(0, 3, 1, 2, 4).reshape(rows, length, heads, size)
+
+
+def takes_lengths(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether queries can attend by the lengths of their rows, without a mask: FlashAttention on CUDA.
+
+    Its kernel splits long rows over the whole GPU and reads no more columns than a row has. It is used where its
+    results on this device are those of the masked product.
+    """
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return _flash_kernel() is not None and _is_right(device, dtype)
+
+
+@cache
+def _flash_kernel() -> Callable[..., Tensor] | None:
+    """Return the package flash-attn's kernel for caches, None where the package is not installed."""
+    try:
+        from flash_attn import flash_attn_with_kvcache
+    except ModuleNotFoundError:
+        return None
+    kernel: Callable[..., Tensor] = flash_attn_with_kvcache
+    return kernel
+
+
+@cache
+def _is_right(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether attention by lengths equals attention by a mask, for two rows, grouped queries and a window."""
+    draws = torch.Generator(device=device).manual_seed(0)
+    query = torch.randn(2, 3, 4, 64, generator=draws, device=device, dtype=dtype)
+    keys, values = torch.randn(2, 2, 40, 2, 64, generator=draws, device=device, dtype=dtype)
+    lengths = torch.tensor([9, 33], device=device, dtype=torch.int32)
+    positions = lengths[:, None] - 3 + torch.arange(3, device=device)
+    for window in (None, 5):
+        mask = causal_mask(positions, 40, dtype, window)
+        expected = attend(query, keys, values, mask, 0.125)
+        found = _by_lengths(query, keys, values, lengths, 0.125, window)
+        if not torch.allclose(found.float(), expected.float(), atol=0.03, rtol=0.03):
+            return False
+    return True
+
+
+def _by_lengths(
+    query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, window: int | None
+) -> Tensor:
+    kernel = _flash_kernel()
+    if kernel is None:
+        raise RuntimeError("attention by lengths needs flash-attn: ask takes_lengths first.")
+    left = -1 if window is None else window - 1
+    return kernel(
+        query, keys, values, cache_seqlens=lengths, softmax_scale=scaling, causal=True, window_size=(left, -1)
+    )
 
 
 def attention_kernels(device: torch.device) -> AbstractContextManager[object]:

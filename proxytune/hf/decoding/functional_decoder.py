@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import modules
 from torch.nn.functional import embedding, linear, rms_norm
 
-from proxytune.hf.decoding.attention import attend
+from proxytune.hf.decoding.attention import LayerTypes, attend
 from proxytune.hf.decoding.kv_cache import SlotCache
 
 # Same layer: pre-norm attention with rotary embedding (Qwen3 norms each head before), pre-norm gated MLP.
@@ -81,6 +81,7 @@ class FunctionalDecoder:
     norm: Operation
     head: Operation
     rotary: Any
+    window: int | None
 
     @classmethod
     def of(cls, model: Any) -> "FunctionalDecoder | None":
@@ -95,6 +96,7 @@ class FunctionalDecoder:
             norm=_row_norm(backbone.norm),
             head=_linear(model.lm_head),
             rotary=backbone.rotary_emb,
+            window=LayerTypes.of(model.config.get_text_config(decoder=True)).window,
         )
 
     def hidden(self, token_ids: Tensor, rotary: "Rotary", cache: SlotCache, mask: Tensor | None) -> Tensor:
@@ -108,6 +110,7 @@ class FunctionalDecoder:
                 causal.
         """
         rows, length = token_ids.shape
+        lengths = cache.mapping.lengths
         states = self.embed(token_ids.reshape(-1))
         for index, layer in enumerate(self.layers):
             normed = layer.input_norm(states)
@@ -117,7 +120,7 @@ class FunctionalDecoder:
                 query, key = layer.q_norm(query), layer.k_norm(key)
             query, key = rotary.turned(query, key)
             keys, values = cache.write(index, key, layer.v_proj(normed).view(shape))
-            attended = attend(query, keys, values, mask, layer.scaling)
+            attended = attend(query, keys, values, mask, layer.scaling, lengths=lengths, window=self.window)
             states = states + layer.o_proj(attended.reshape(rows * length, -1))
             normed = layer.post_attention_norm(states)
             states = states + layer.down_proj(layer.activation(layer.gate_proj(normed)) * layer.up_proj(normed))

@@ -23,12 +23,14 @@ class SlotMapping:
         kv_len: Number of columns its queries may see.
         start: Column of its first token where all rows share it, else None.
         slots: Else `[rows · T]`, `row · capacity + column` of every token.
+        lengths: `[rows]` int32, columns of each row with this forward's tokens, for kernels that take no mask.
     """
 
     rows: slice
     kv_len: int
     start: int | None = None
     slots: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 class SlotLayer(CacheLayerMixin):

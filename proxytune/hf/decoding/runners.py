@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from proxytune.hf.adapted_linear import Rows
-from proxytune.hf.decoding.attention import LayerTypes, causal_mask
+from proxytune.hf.decoding.attention import LayerTypes, causal_mask, takes_lengths
 from proxytune.hf.decoding.cuda_graph import CudaGraphs, StaticCache
 from proxytune.hf.decoding.functional_decoder import FunctionalDecoder, RotaryTable
 from proxytune.hf.decoding.kv_cache import SlotCache, SlotMapping, flat_slots
@@ -188,8 +188,10 @@ class RoleRunner:
         """Return the span of rows that begin at `first` `[B]`, without a look at its values."""
         positions = first[:, None] + torch.arange(width, device=self.device)
         slots = flat_slots(positions, self._cache.capacity, first_row)
-        rows = slice(first_row, first_row + len(first))
-        return self._masked(_Span(positions, SlotMapping(rows=rows, kv_len=kv_len, slots=slots)), positions, kv_len)
+        mapping = SlotMapping(rows=slice(first_row, first_row + len(first)), kv_len=kv_len, slots=slots)
+        if self._functional is not None and takes_lengths(self.device, self._model.dtype):
+            return _Span(positions, replace(mapping, lengths=(first + width).int()))
+        return self._masked(_Span(positions, mapping), positions, kv_len)
 
     def _masked(self, span: _Span, positions: Tensor, kv_len: int) -> _Span:
         """Return the span with a mask for its queries at `positions`; modules build theirs per type of layer."""

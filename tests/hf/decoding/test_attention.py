@@ -2,11 +2,13 @@
 
 import copy
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from proxytune.hf.decoding import attention, runners
 from proxytune.hf.decoding.attention import (
     FULL,
     GROUPED,
@@ -81,3 +83,62 @@ def test_types_of_layers(name: str, types: set[str], is_mixed: bool) -> None:
     assert (set(found.types), found.is_mixed) == (types, is_mixed)
     masks = found.masks(torch.tensor([[3]]), 8, torch.float32)
     assert (set(masks) == types) if is_mixed else (masks.shape == (1, 1, 1, 8))
+
+
+def by_lengths(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    cache_seqlens: torch.Tensor,
+    softmax_scale: float,
+    causal: bool,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """Return what flash-attn's documentation says of its kernel: causal, aligned at each row's last key."""
+    assert causal
+    output = torch.empty_like(query)
+    groups = query.shape[2] // keys.shape[2]
+    for row, length in enumerate(cache_seqlens.tolist()):
+        for index in range(query.shape[1]):
+            last = length - query.shape[1] + index
+            first = max(0, last - window_size[0]) if window_size[0] >= 0 else 0
+            for head in range(query.shape[2]):
+                seen = slice(first, last + 1)
+                weights = (keys[row, seen, head // groups] @ query[row, index, head] * softmax_scale).softmax(-1)
+                output[row, index, head] = weights @ values[row, seen, head // groups]
+    return output
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("speculation", ["off", 3])
+def test_attention_by_lengths_gives_the_masked_tokens(
+    name: str, speculation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ragged rows, drafts and a window, through a kernel that takes lengths: the tokens of masks."""
+    prompts = [tiny.prompt_ids(length, seed=length) for length in (9, 3, 14)]
+    options: dict[str, Any] = {"max_new_tokens": 14, "ignore_eos": True}
+    expected = tiny.generator(name, speculation="off").generate(prompts, **options)
+    monkeypatch.setattr(attention, "_flash_kernel", lambda: by_lengths)
+    monkeypatch.setattr(runners, "takes_lengths", lambda *_: True)
+    monkeypatch.setattr(attention, "causal_mask", None)
+    found = tiny.generator(name, speculation=speculation).generate(prompts, **options)
+    assert [row.token_ids for row in found] == [row.token_ids for row in expected]
+
+
+def test_a_kernel_is_used_where_its_results_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that aligns queries otherwise, or forgets the window, is not taken; on a CPU none is asked for."""
+
+    def other(*args: torch.Tensor, cache_seqlens: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return by_lengths(*args, cache_seqlens=cache_seqlens - 1, **kwargs)
+
+    def forgetful(*args: torch.Tensor, window_size: tuple[int, int], **kwargs: Any) -> torch.Tensor:
+        return by_lengths(*args, window_size=(-1, -1), **kwargs)
+
+    cpu = torch.device("cpu")
+    for kernel, is_right in ((by_lengths, True), (other, False), (forgetful, False)):
+        monkeypatch.setattr(attention, "_flash_kernel", lambda kernel=kernel: kernel)
+        attention._is_right.cache_clear()
+        assert attention._is_right(cpu, torch.float32) is is_right
+    attention._is_right.cache_clear()
+    assert not attention.takes_lengths(cpu, torch.bfloat16)
