@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxytune.errors import DependencyError
+from proxytune.errors import DependencyError, InputError
 
 _SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 _SEED = 20
@@ -138,4 +138,10 @@ def _read(file: str, hub_id: str, subset: str | None, split: str) -> list[dict[s
         import datasets
     except ModuleNotFoundError as error:
         raise DependencyError("the data comes from the hub by `datasets`: pip install 'proxytune[neft]'.") from error
-    return list(datasets.load_dataset(hub_id, subset, split=split))
+    try:
+        return list(datasets.load_dataset(hub_id, subset, split=split))
+    except Exception as error:
+        raise InputError(
+            f"{hub_id} ({split}) cannot be had from the hub ({type(error).__name__}): connect, or put {file} where "
+            "../shared/data has it."
+        ) from error
