@@ -52,7 +52,7 @@ def choose_spans(influences: Sequence[float], num_spans: int) -> list[Span]:
 
     Lost is the influence of all layers of a span but its first.
 
-    >>> choose_spans([0.9, 0.1, 0.1, 0.8, 0.1], 3)
+    >>> choose_spans([0.9, 0.1, 0.2, 0.8, 0.1], 3)
     [(0, 2), (2, 3), (3, 5)]
     """
     num_layers = len(influences)

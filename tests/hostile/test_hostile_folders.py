@@ -28,6 +28,7 @@ HARMLESS = {
     *(f"config architectures {number}" for number in range(3)),
     "config auto_map 0",
     "config pad_token_id 1",
+    "config max_position_embeddings 2",  # negative: no limit is stated, as some real ones say -1
     "generation_config.json nan",
     "tokenizer_config.json nan",
     "shard incomplete",

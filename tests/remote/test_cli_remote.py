@@ -180,7 +180,7 @@ def test_doctor_says_what_the_server_can_do(server: CompletionsServer, run: Run)
         "problem": None,
     }
     text = run("doctor", *roles(server.url)).out
-    assert "whole vocabulary" in text
+    assert "full vocabulary" in text
     assert "checked by prompts" in text
 
 

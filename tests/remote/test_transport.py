@@ -63,7 +63,8 @@ def _transport(play: Callable[[socket.socket], None], timeout_s: float) -> Itera
         with suppress(OSError):
             peer.recv(65536)
             play(peer)
-            peer.recv(1)  # until the client leaves
+            while peer.recv(65536):  # the rest of the request, and then until the client leaves
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()

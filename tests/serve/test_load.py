@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from tests.serve.conftest import QUESTION, Server
 
@@ -29,18 +30,20 @@ def test_64_at_once_are_each_alone(server: Server) -> None:
 def test_leaving_frees_the_slot(server: Server) -> None:
     """A client that leaves in the middle of a stream ends its request in the engine."""
     body = {"prompt": QUESTION.format(1), "max_tokens": 200, "temperature": 0, "ignore_eos": True, "stream": True}
-    seen = []
-    for _ in range(5):
+    seen = 0.0
+    for _ in range(20):
         with httpx.stream(
             "POST", server.url + "/v1/completions", json=body, headers=server.headers, timeout=60
         ) as response:
             assert response.status_code == 200
             lines = response.iter_lines()
             next(lines)
-            seen.append(server.num_running())
+            seen = server.num_running()
         deadline = time.monotonic() + 30
         while server.num_running() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert server.num_running() == 0
-    # On a busy machine an answer may be over before anybody looks.
-    assert 1 in seen
+        # On a busy machine an answer may be over before anybody looks.
+        if seen == 1:
+            return
+    pytest.fail("no request was seen running in twenty looks")
