@@ -133,10 +133,14 @@ class Configuration:
         """SHA-256 of what shards of one run share."""
         return hashlib.sha256(json.dumps(self.shared, sort_keys=True).encode()).hexdigest()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return what config.json holds."""
+        run = {"shard": str(self.shard), "fingerprint": self.fingerprint, "sessions": list(self.sessions)}
+        return {**self.shared, **run}
+
     def write(self, folder: Path) -> None:
         """Put config.json into the folder."""
-        run = {"shard": str(self.shard), "fingerprint": self.fingerprint, "sessions": list(self.sessions)}
-        write_json(folder / CONFIG, {**self.shared, **run})
+        write_json(folder / CONFIG, self.as_dict())
 
     @classmethod
     def read(cls, folder: Path) -> Configuration:

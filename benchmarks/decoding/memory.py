@@ -1,5 +1,6 @@
 """How much memory a run needed at its highest, beyond what was there before it."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +28,7 @@ def with_peak(run: Callable[[], T], device: torch.device) -> tuple[T, int | None
         torch.cuda.synchronize(device)
         return done, torch.cuda.max_memory_reserved(device) - before
     try:
+        gc.collect()  # garbage that is freed during the run would hide a rise
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
         before = _resident("VmRSS")
         done = run()

@@ -23,7 +23,7 @@ class Recipe:
     model: str = "smollm2-135m"
     num_layers: int = 15
     num_solving_texts: int = 128
-    healing_steps: int = 100
+    healing_steps: int = 400
     healing_batch: int = 8
     healing_width: int = 144
     healing_rate: float = 6e-4
@@ -31,7 +31,7 @@ class Recipe:
     sizes: tuple[int, int, int] = (192, 32, 96)
     tuning_batch: int = 8
     pair_rate: float = 4e-4
-    pair_passes: int = 1
+    pair_passes: int = 2
     direct_rate: float = 1.5e-4
     direct_passes: int = 1
     noise_alpha: float = 0.0

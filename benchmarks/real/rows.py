@@ -69,7 +69,7 @@ BEHAVIOURS: dict[str, Callable[..., Behaviour]] = {"gsm8k": gsm8k, "alpaca": alp
 
 
 def healing_texts(tokenizer: Any, held_out: set[str]) -> Iterator[str]:
-    """Yield texts to heal on, forever: of four, two solutions, an answer in the chat template, and encyclopedia text.
+    """Yield texts to heal on, forever: of eight, three solutions, three chat answers, two pieces of text.
 
     None has a prompt of `held_out`.
     """
@@ -81,11 +81,13 @@ def healing_texts(tokenizer: Any, held_out: set[str]) -> Iterator[str]:
     for kind in (*rows, pieces):
         draws.shuffle(kind)
     ends = tokenizer.eos_token
-    for number in itertools.count():
-        for part, index in ((0, 2 * number), (1, number), (0, 2 * number + 1)):
-            row = rows[part][index % len(rows[part])]
-            yield row.prompt + row.completion + ends
-        yield pieces[number % len(pieces)]
+    of_kind = [
+        (row.prompt + row.completion + ends for row in itertools.cycle(rows[0])),
+        (row.prompt + row.completion + ends for row in itertools.cycle(rows[1])),
+        itertools.cycle(pieces),
+    ]
+    for kind_index in itertools.cycle((0, 1, 2, 0, 1, 0, 1, 2)):
+        yield next(of_kind[kind_index])
 
 
 def alpaca_row(tokenizer: Any, row: dict[str, Any]) -> Row:

@@ -232,3 +232,12 @@ def test_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {line.replace("\\|", "").count("|") for line in lines} == {5}
     assert "| a\\|b\\<i> | 0.250 \\[" in told
     assert "| 50.0 % (1) |" in told
+
+
+def test_the_page_is_written_without_a_browser(tmp_path: Path) -> None:
+    """The HTML page holds the run's whole configuration, its fingerprint among it."""
+    folder = make_run(tmp_path / "run", {"base": [0, 1], "steered@1": [1, 1]})
+    page = tmp_path / "report.html"
+    assert main(["report", str(folder), "--output", str(page)]) == 0
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["fingerprint"] in page.read_text(encoding="utf-8")
