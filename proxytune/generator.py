@@ -20,6 +20,7 @@ from proxytune.prompts import Prompt, PromptFormat
 from proxytune.requests import RequestBuilder, as_continuations, as_prompts
 from proxytune.roles import Pair, Role, as_pairs
 from proxytune.rows import RowCutter
+from proxytune.rules import Rule, rule_of
 from proxytune.runtimes import RuntimeName, RuntimeOptions, load_draft, new_runtime, new_vllm_composite
 from proxytune.shared_tokens import as_tokenizer, resolve_tokenizers
 from proxytune.trace import Trace
@@ -45,7 +46,7 @@ class ProxyGenerator:
         base_url: str | None = None,
         pairs: Sequence[Pair] | None = None,
         alpha: float = 1.0,
-        rule: str | None = None,
+        rule: Rule | str | None = None,
         base_prompt: str = "raw",
         expert_prompt: str = "raw",
         anti_prompt: str = "raw",
@@ -72,7 +73,8 @@ class ProxyGenerator:
             base_url: Of that API, as in `"http://localhost:8000/v1"`. A key is read from OPENAI_API_KEY.
             pairs: In place of expert and anti: several pairs, whose differences add up.
             alpha: Strength for the one pair of `expert` and `anti`.
-            rule: Name of what combines the logits, see `proxytune.rules`; None is proxy tuning's.
+            rule: What combines the logits, a name and perhaps its settings, as in `"contrastive,beta=0.1"`, see
+                `proxytune.rules` and docs/methods.md; None is proxy tuning's.
             base_prompt: Prompt format of the base: raw, chat, a named format, or a text with `{prompt}` in it.
             expert_prompt: Prompt format of the expert.
             anti_prompt: Prompt format of the anti.
@@ -125,6 +127,7 @@ class ProxyGenerator:
         *,
         base_url: str | None = None,
         alpha: float | Sequence[float] | None = None,
+        rule: Rule | str | None = None,
         base_prompt: str | None = None,
         expert_prompt: str | None = None,
         anti_prompt: str | None = None,
@@ -146,6 +149,7 @@ class ProxyGenerator:
             folder: The proxy folder, or its hub id.
             base_url: Of a base behind an API. Such a base is sent no key unless you name its server here, too.
             alpha: One number, or one per pair.
+            rule: As in the constructor.
             base_prompt: Format of the base.
             expert_prompt: Format of the experts that have none of their own.
             anti_prompt: Format of the antis that have none of their own.
@@ -172,6 +176,8 @@ class ProxyGenerator:
                 setattr(config, name, PromptFormat(value).name)
         if alpha is not None:
             config.replace_alphas(alpha)
+        if rule is not None:
+            config.rule = str(rule_of(rule))
         defaults: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "quantization": quantization}
         defaults = {name: value for name, value in defaults.items() if value is not None}
         if trust_remote_code:

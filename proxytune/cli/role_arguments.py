@@ -40,7 +40,7 @@ class RoleChoice:
         engine_options: vLLM's.
         speculation: How far is drafted.
         draft: Who drafts.
-        rule: Name of what combines their logits; None is the default.
+        rule: Text of what combines their logits; None is the default.
         is_debug: Whether vLLM may log all it wants to.
     """
 
@@ -106,6 +106,9 @@ def add_role_arguments(
             "--model", metavar="FOLDER", help="in place of the three: what `proxytune save` wrote, or its hub id"
         )
     group.add_argument("--alpha", type=float, metavar="NUMBER", help="strength of steering (1.0; 0 is the base alone)")
+    group.add_argument(
+        "--rule", metavar="NAME[,KEY=VALUE]", help="how logits are combined (proxy), as in contrastive,beta=0.1"
+    )
     group.add_argument("--tokenizer", metavar="MODEL", help="for all roles, where the models come without")
     if has_formats:
         known = ", ".join(["raw", "chat", *TEMPLATES])
@@ -161,6 +164,7 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         formats=_formats(args, {}, raw_format),
         tokenizer=args.tokenizer,
         is_bundled=is_bundled,
+        rule=_rule(args),
         **_runtime(args),
     )
 
@@ -214,7 +218,7 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
         formats=_formats(args, stored, raw_format),
         tokenizer=args.tokenizer or (folder if has_tokenizer else None),
         eos_token_ids=_stored_eos(Path(folder)),
-        rule=config.rule,
+        rule=_rule(args) or config.rule,
         **_runtime(args),
     )
 
@@ -244,6 +248,15 @@ def _runtime(args: argparse.Namespace) -> dict[str, Any]:
         "draft": getattr(args, "draft", "expert"),
         "is_debug": args.debug,
     }
+
+
+def _rule(args: argparse.Namespace) -> str | None:
+    """Return the rule that was asked for, checked; None for none."""
+    if args.rule is None:
+        return None
+    from proxytune.rules import rule_of
+
+    return str(rule_of(args.rule))
 
 
 def _settings(args: argparse.Namespace, role: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class ProxyTunedConfig(PreTrainedConfig):
             `{"source": "openai:<model>", "remote": settings}`.
         pairs: One entry per pair: `{"expert": role, "anti": role, "alpha": number}`, and optionally `expert_prompt` and
             `anti_prompt` overriding the formats below.
-        rule: Name of the rule that combines their logits, see `proxytune.rules`.
+        rule: Text of the rule that combines their logits, as `proxytune.rules.rule_of` reads it.
         base_prompt: Prompt format of the base.
         expert_prompt: Prompt format of the experts.
         anti_prompt: Prompt format of the antis.

@@ -103,7 +103,13 @@ class GenerateDecoder:
         read = [tuple([*ids, *token_ids[:-1]] for ids in request.role_ids)]
         base, prompts = role_prompts(read, self.pad_token_id, self.model.device)
         keep = len(token_ids)
-        outputs = self.model(base.input_ids, role_prompts=prompts, logits_to_keep=keep, alpha=list(request.alphas))
+        outputs = self.model(
+            base.input_ids,
+            role_prompts=prompts,
+            logits_to_keep=keep,
+            alpha=list(request.alphas),
+            answer_position=keep - 1,
+        )
         table = outputs.logits[0].log_softmax(-1)
         for token_id, line in zip(token_ids, table, strict=True):
             values, ids = line.topk(min(num_top, line.shape[-1]))

@@ -22,7 +22,7 @@ from proxytune.library_errors import reason_of
 from proxytune.options import check_alpha
 from proxytune.prompts import PromptFormat
 from proxytune.roles import Pair, Role, require_few
-from proxytune.rules import DEFAULT, rule_named
+from proxytune.rules import Rule, rule_of
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base", "gguf_file")
 _PAIR = ("expert", "anti")
@@ -57,17 +57,15 @@ def config_of(
     pairs: Sequence[Pair],
     roles: Sequence[tuple[Role, Role]],
     formats: Mapping[str, str],
-    rule: str | None = None,
+    rule: Rule | str | None = None,
 ) -> ProxyTunedConfig:
-    """Return the config that names these roles, with checked strengths; the `rule` is the default where None."""
-    rule = DEFAULT if rule is None else rule
-    rule_named(rule)
+    """Return the config that names these roles, with checked strengths; `rule` as in `rule_of`."""
     entries = []
     for pair, (expert, anti) in zip(pairs, roles, strict=True):
         entry = {"expert": stored(expert), "anti": stored(anti), "alpha": check_alpha(pair.alpha)}
         overrides = {"expert_prompt": pair.expert_prompt, "anti_prompt": pair.anti_prompt}
         entries.append(entry | {key: value for key, value in overrides.items() if value is not None})
-    return ProxyTunedConfig(base=stored(base), pairs=entries, rule=rule, **formats)
+    return ProxyTunedConfig(base=stored(base), pairs=entries, rule=str(rule_of(rule)), **formats)
 
 
 def stored(role: Role) -> dict[str, Any]:
@@ -122,7 +120,7 @@ def load_config(
         PromptFormat(form)
     resolve_server(config.base, base_url)
     _ = config.alphas
-    rule_named(config.rule)
+    rule_of(config.rule)
     for entry in _role_entries(config):
         if not entry["source"].startswith("openai:"):
             entry["source"] = resolve_source(entry["source"], path, is_downloaded=not Path(folder).is_dir())

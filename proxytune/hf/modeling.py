@@ -36,7 +36,7 @@ from proxytune.hf.probing import probed
 from proxytune.hf.role import RolePrompt, distinct_roles
 from proxytune.hf.support import Support
 from proxytune.roles import Role
-from proxytune.rules import rule_named
+from proxytune.rules import rule_of
 from proxytune.steering import AlphaLike, Strengths
 
 _ROLE_FIELDS = ("dtype", "device_map", "quantization", "trust_remote_code")
@@ -73,7 +73,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         # Before the roles come in: it initialises every weight it does not know as loaded, those of adapters too.
         self.post_init()
-        self.rule = rule_named(config.rule)
+        self.rule = rule_of(config.rule)
         roles, self.pair_roles = distinct_roles(config, base, pairs)
         self.models = torch.nn.ModuleList({id(role.model): role.model for role in roles}.values())
         self.eval()
@@ -206,6 +206,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         alpha: AlphaLike | None = None,
         role_prompts: Sequence[RolePrompt | None] | None = None,
         role_inputs: Sequence[dict[str, Any] | None] | None = None,
+        answer_position: int | Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
@@ -222,11 +223,14 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             role_prompts: Without a cache: what each role reads in place of `input_ids` (None: the same). Right-aligned
                 logits of equal number come from `logits_to_keep`.
             role_inputs: Ready arguments per role, as `prepare_inputs_for_generation` makes them.
+            answer_position: For rules with a schedule, the position in its answer of the token that the last logits are
+                of, one number or `[B]`.
             return_dict: False for a tuple; None for what the config says.
             **kwargs: Arguments that transformers passes to every model and that mean nothing here.
 
         Raises:
             NonFiniteLogitsError: A role's logits are NaN or infinite.
+            OptionError: The rule has a schedule, and nothing says where the answer begins.
         """
         strengths = self._strengths(alpha)
         if role_inputs is None:
@@ -238,7 +242,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             role_inputs = self.direct_inputs(
                 input_ids, attention_mask, composite_cache(past_key_values), strengths.active, role_prompts
             )
-        logits = self._combined(role_inputs, strengths, logits_to_keep)
+        logits = self._combined(role_inputs, strengths, logits_to_keep, answer_position)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels.to(logits.device), vocab_size=logits.shape[-1])
@@ -272,7 +276,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: `[B, T]` for the base; None when nothing is padded.
             is_first_iteration: True for the prompt.
             role_prompts: A prompt per role (None: the base's).
-            prompt_length: Width of the base's prompt in `input_ids`; needed with `role_prompts`.
+            prompt_length: Width of the base's prompt in `input_ids`; needed with `role_prompts` and by schedules.
             clamp_positions: Let rows that are finished, but still in the batch, run past their context.
             alpha: As in `forward`.
             logits_to_keep: As in `forward`.
@@ -296,7 +300,13 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
                 num_new_tokens=num_new_tokens,
                 is_clamped=clamp_positions,
             )
-        return {"role_inputs": role_inputs, "past_key_values": cache, "alpha": alpha, "logits_to_keep": logits_to_keep}
+        return {
+            "role_inputs": role_inputs,
+            "past_key_values": cache,
+            "alpha": alpha,
+            "logits_to_keep": logits_to_keep,
+            "answer_position": None if prompt_length is None else input_ids.shape[1] - prompt_length,
+        }
 
     def _makes_cache(self, use_cache: bool | None, role_prompts: Any, length: int) -> bool:
         """Return True where a forward without a cache is to make one: as other models do, unless told not to."""
@@ -308,7 +318,11 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         return self.support.cache and all(length <= (role.rope_limit or length) for role in self.roles)
 
     def _combined(
-        self, role_inputs: Sequence[dict[str, Any] | None], strengths: Strengths, logits_to_keep: int | Tensor
+        self,
+        role_inputs: Sequence[dict[str, Any] | None],
+        strengths: Strengths,
+        logits_to_keep: int | Tensor,
+        answer_position: int | Tensor | None,
     ) -> Tensor:
         logits = [
             None if inputs is None else role.logits(inputs, logits_to_keep)[..., : self.config.vocab_size]
@@ -325,7 +339,10 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             if is_active
         ]
         values = replace(strengths, active=tuple(active)).of_active_pairs(self.device)
-        return self.rule.combine(logits[0], pairs, values)  # type: ignore[arg-type]
+        if self.rule.schedule is not None:
+            positions = _positions(answer_position, logits[0].shape[1], self.device)  # type: ignore[union-attr]
+            values = self.rule.schedule.at(values, positions)
+        return self.rule(logits[0], pairs, values)  # type: ignore[arg-type]
 
     def _unused_rows(self, strengths: Strengths) -> Tensor:
         """Return `[roles, B]` (`[roles, 1]` for all rows), the rows that a role's logits do not change."""
@@ -367,10 +384,15 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
     def _expand_inputs_for_generation(  # type: ignore[no-untyped-def]
         self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs
     ):
-        """Repeat rows for beams; transformers does it for tensors, the prompts of the roles are ours."""
+        """Repeat rows for beams; transformers does it for tensors, the prompts of the roles are ours.
+
+        Here the prompt is seen before anything is generated, so here a schedule learns where the answer begins.
+        """
         prompts = model_kwargs.get("role_prompts")
         if prompts and expand_size > 1:
             model_kwargs["role_prompts"] = [prompt and prompt.expanded(expand_size) for prompt in prompts]
+        if self.rule.schedule is not None and input_ids is not None:
+            model_kwargs.setdefault("prompt_length", input_ids.shape[1])
         return super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
@@ -408,3 +430,18 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
         return None
+
+
+def _positions(last: int | Tensor | None, num_logits: int, device: torch.device) -> Tensor:
+    """Return the positions in their answers `[B or 1, T]` of the tokens that logits are of, the last ones' given.
+
+    Raises:
+        OptionError: They are not.
+    """
+    if last is None:
+        raise OptionError(
+            "the rule's schedule goes by the position in the answer, and nothing says where that begins: call generate "
+            "or score, or pass answer_position=."
+        )
+    ends = torch.as_tensor(last, device=device).reshape(-1, 1)
+    return (ends + torch.arange(1 - num_logits, 1, device=device)).clamp(min=0)

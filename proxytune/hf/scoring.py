@@ -72,7 +72,10 @@ def _score_unshared(model: ProxyTunedForCausalLM, batch: Sequence[Request], pad_
         # Every position that a server is asked for costs; those of the prompt say nothing that is wanted.
         inputs[0] = {**(inputs[0] or {}), "num_positions": counts}
     with rows_named(batch):
-        logits = model(role_inputs=inputs, logits_to_keep=max(counts), alpha=strengths.values).logits
+        last = torch.tensor(counts) - 1
+        logits = model(
+            role_inputs=inputs, logits_to_keep=max(counts), alpha=strengths.values, answer_position=last
+        ).logits
     targets = left_pad([request.continuation_ids for request in batch], 0, logits.device).input_ids
     judged = _judge(logits, targets)
     scores = []
@@ -211,7 +214,14 @@ def _read(
         RolePrompt(role_ids, None if bool(mask.all()) else mask) for role_ids, mask in zip(ids, masks, strict=True)
     ]
     logits: Tensor = model(
-        ids[0], role_prompts=prompts, past_key_values=cache, logits_to_keep=num_kept, alpha=alpha, return_dict=True
+        ids[0],
+        role_prompts=prompts,
+        past_key_values=cache,
+        logits_to_keep=num_kept,
+        alpha=alpha,
+        # The last token of a prompt predicts the first of the answer, and each of the answer's the next.
+        answer_position=0 if num_kept else ids[0].shape[1],
+        return_dict=True,
     ).logits
     return logits
 

@@ -39,7 +39,7 @@ def trace_continuation(
     tokens: list[TokenTrace] = []
     for logits in _logits(model, request, token_ids):
         part = slice(len(tokens), len(tokens) + logits[0].shape[0])
-        chunk = _Chunk(model, logits, request.alphas, token_ids[part])
+        chunk = _Chunk(model, logits, request.alphas, token_ids[part], part.start)
         tokens += chunk.tokens(texts[part], reader, num_candidates)
     return Trace(
         alphas=request.alphas,
@@ -82,14 +82,18 @@ class _Chunk:
         logits: Sequence[Tensor],
         alphas: Sequence[float],
         token_ids: Sequence[int],
+        first_position: int,
     ) -> None:
-        """`logits` are `[T, V]` per role, base first."""
+        """`logits` are `[T, V]` per role, base first, and of the tokens from `first_position` on."""
         self._pairs = [(logits[expert], logits[anti]) for expert, anti in model.pair_roles]
         self._base = logits[0]
         # One row of T positions; the rule's logits are `[B, T, V]`.
         pairs = [(expert[None], anti[None]) for expert, anti in self._pairs]
         strengths = Strengths.of_rows([alphas]).values.to(self._base.device)
-        self._combined = model.rule.combine(self._base[None], pairs, strengths)[0]
+        if model.rule.schedule is not None:
+            positions = first_position + torch.arange(len(token_ids), device=self._base.device)
+            strengths = model.rule.schedule.at(strengths, positions[None])
+        self._combined = model.rule(self._base[None], pairs, strengths)[0]
         self._all = (*logits, self._combined)
         self._ids = torch.tensor(list(token_ids), device=self._base.device)
 

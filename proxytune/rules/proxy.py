@@ -11,22 +11,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from proxytune.rules import register
+from proxytune.rules import Rule, register
 
 
 @register("proxy")
 @dataclass(frozen=True)
-class ProxyRule:
+class ProxyRule(Rule):
     """Base plus the sum over pairs of α · (expert − anti)."""
 
-    is_elementwise: ClassVar[bool] = True
+    combines_per_token: ClassVar[bool] = True
+    takes_differences: ClassVar[bool] = True
 
     def combine(self, base: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], strengths: Tensor) -> Tensor:
         """Return base moved by each pair in turn; shapes as in `Rule.combine`."""
-        logits = base.float()
-        for index, (expert, anti) in enumerate(pairs):
-            logits = steer(logits, expert, anti, strengths[:, index])
-        return logits
+        return steered(base, pairs, strengths)
+
+
+def steered(base: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], strengths: Tensor) -> Tensor:
+    """Return base moved by each pair in turn, for rules that start from that; shapes as in `Rule.combine`."""
+    logits = base.float()
+    for index, (expert, anti) in enumerate(pairs):
+        logits = steer(logits, expert, anti, strengths[..., index])
+    return logits
 
 
 def steer(base: Tensor, expert: Tensor, anti: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -41,8 +47,8 @@ def steer(base: Tensor, expert: Tensor, anti: Tensor, alpha: float | Tensor = 1.
         base: Logits `[..., V]`, any float dtype.
         expert: Logits `[..., V]`.
         anti: Logits `[..., V]`.
-        alpha: Strength, a number or `[B]` over the first dimension. Rows where it is 0 do not read expert and anti, so
-            these need not be numbers there.
+        alpha: Strength, a number, or `[B]` or `[B, T]` over the first dimensions. Where it is 0 expert and anti are not
+            read, so they need not be numbers there.
 
     Returns:
         Logits `[..., V]`, float32, on the device of base.
@@ -57,7 +63,7 @@ def steer(base: Tensor, expert: Tensor, anti: Tensor, alpha: float | Tensor = 1.
         return base
     strength = torch.as_tensor(alpha, dtype=torch.float32, device=base.device)
     if strength.dim():
-        strength = strength.reshape(-1, *[1] * (base.dim() - 1))
+        strength = strength.reshape(*strength.shape, *[1] * (base.dim() - strength.dim()))
     expert, anti = expert.to(base.device).float(), anti.to(base.device).float()
     # A maximum is NaN where any value is; −inf − −inf, 0 · inf and an infinite ratio are not the roles' NaN, and add 0.
     is_broken = (expert.amax(-1, keepdim=True) + anti.amax(-1, keepdim=True)).isnan() & (strength != 0)

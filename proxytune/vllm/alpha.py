@@ -7,6 +7,7 @@ from torch import Tensor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from proxytune.errors import OptionError
+from proxytune.strength import Schedule
 from proxytune.vllm.plan import Plan, request_alphas
 
 COLUMNS_PER_ALPHA = 3  # three bfloat16 numbers hold the 24 bits of a float32
@@ -33,7 +34,8 @@ class AlphaRows(LogitsProcessor):
                 f"logits_processors name the class for {self.num_pairs} pair(s), and the composite has "
                 f"{len(self._plan.pairs)}: take {processor_name(len(self._plan.pairs))!r}."
             )
-        self._rows = [self._plan.alphas] * vllm_config.scheduler_config.max_num_seqs
+        # Per row α, and the length of the prompt.
+        self._rows = [(self._plan.alphas, 0)] * vllm_config.scheduler_config.max_num_seqs
         self._device = device
         _by_engine[vllm_config.instance_id] = self
 
@@ -59,24 +61,36 @@ class AlphaRows(LogitsProcessor):
         """Follow requests that come, and rows that move (a row left empty keeps what it had)."""
         if batch_update is None:
             return
-        for row, params, _, _ in batch_update.added:
-            self._rows[row] = self._plan.alphas_of(params.extra_args)
+        for row, params, prompt_ids, _ in batch_update.added:
+            self._rows[row] = self._plan.alphas_of(params.extra_args), len(prompt_ids or ())
         for first, second, direction in batch_update.moved:
             moved = self._rows[first]
             if direction == MoveDirectionality.SWAP:
                 self._rows[first] = self._rows[second]
             self._rows[second] = moved
 
-    def per_token(self, num_tokens: int, starts: Tensor | None) -> Tensor:
-        """Return α `[T, pairs]`, float32, of every token; `starts` `[B + 1]` as in `compat.query_starts`."""
+    def per_token(self, positions: Tensor, starts: Tensor | None, schedule: Schedule | None = None) -> Tensor:
+        """Return α `[T, pairs]`, float32, of every token, by which the logits after it are combined.
+
+        Args:
+            positions: `[T]`, in prompt and answer.
+            starts: `[B + 1]` as in `compat.query_starts`.
+            schedule: The rule's.
+        """
+        num_tokens = positions.shape[0]
         if starts is None:
             return torch.tensor([self._plan.alphas], device=self._device).expand(num_tokens, -1)
         num_rows = starts.shape[0] - 1
-        rows = torch.tensor(self._rows[:num_rows], dtype=torch.float32, device=self._device)
+        alphas, prompt_lengths = zip(*self._rows[:num_rows], strict=True)
+        rows = torch.tensor(alphas, dtype=torch.float32, device=self._device)
         tokens = torch.arange(num_tokens, device=self._device)
         # Padded tokens lie behind the last row and are read by nobody.
         row_of_token = torch.bucketize(tokens, starts[1:].to(tokens.dtype), right=True).clamp(max=num_rows - 1)
-        return rows[row_of_token]
+        if schedule is None:
+            return rows[row_of_token]
+        lengths = torch.tensor(prompt_lengths, device=self._device)[row_of_token]
+        answer_positions = (positions + 1 - lengths).clamp(min=0)
+        return schedule.at(rows[row_of_token], answer_positions[:, None])[:, 0]
 
 
 def processor_name(num_pairs: int) -> str:

@@ -10,7 +10,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader
 from vllm.sequence import IntermediateTensors
 
 from proxytune.errors import RuntimeUnsupportedError
-from proxytune.rules import rule_named
+from proxytune.rules import rule_of
 from proxytune.vllm import compat
 from proxytune.vllm.adapter import read_factors
 from proxytune.vllm.alpha import COLUMNS_PER_ALPHA, AlphaRows, from_columns, to_columns
@@ -28,7 +28,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         super().__init__()
         compat.require_supported_engine(vllm_config)
         self.plan = Plan.of(vllm_config.model_config.hf_config)
-        self.rule = rule_named(self.plan.rule)
+        self.rule = rule_of(self.plan.rule)
         self.names = [role.name for role in self.plan.models]
         for role in self.plan.models:
             self.add_module(role.name, self._new_model(role, vllm_config))
@@ -40,6 +40,11 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         ]
         self.secondary_weights = compat.weight_sources(self.plan)
         self.alpha_rows = AlphaRows.of(vllm_config)
+        if self.rule.schedule is not None and self.alpha_rows is None:
+            raise RuntimeUnsupportedError(
+                f"rule {str(self.rule)!r} has a schedule, and this engine was started without the processor that knows "
+                'where answers begin: start it by ProxyGenerator(..., runtime="vllm") or `proxytune serve`.'
+            )
 
     def _new_model(self, role: RolePlan, vllm_config: Any) -> Any:
         """Return a role's model; the experts that are adapters over it run inside."""
@@ -86,7 +91,9 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
             return _joined(self.names, outputs)
         states = self._by_role(outputs)
         if self.alpha_rows is not None:
-            alphas = self.alpha_rows.per_token(states[0].shape[0], compat.query_starts())
+            alphas = self.alpha_rows.per_token(
+                positions[: states[0].shape[0]], compat.query_starts(), self.rule.schedule
+            )
             states.append(to_columns(alphas, states[0].dtype))
         return torch.cat(states, dim=-1)
 
@@ -145,7 +152,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         # N rows of one position each; the rule's logits are `[B, T, V]`.
         rows = [table[:, None, :width] for table in logits]
         pairs = [(rows[expert], rows[anti]) for expert, anti in self.plan.pairs]
-        return self.rule.combine(rows[0], pairs, strengths)[:, 0]
+        return self.rule(rows[0], pairs, strengths)[:, 0]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Hand each role its weights; return the names of those that were loaded."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from proxytune.errors import OptionError, RoleError, RuntimeUnsupportedError
 from proxytune.options import pair_alphas
-from proxytune.rules import DEFAULT, rule_named
+from proxytune.rules import DEFAULT, rule_of
 
 ARCHITECTURE = "ProxyTunedForCausalLM"  # under which vLLM knows the composite
 CONFIG_KEY = "proxytune"
@@ -43,7 +43,7 @@ class Plan:
         pairs: For each pair the indices of its expert and its anti in `roles`.
         alphas: The configured strength of each pair.
         vocab_size: Number of ids all roles share; None for the narrowest role's.
-        rule: Name of the rule that combines their logits.
+        rule: Text of the rule that combines their logits.
     """
 
     roles: tuple[RolePlan, ...]
@@ -53,7 +53,7 @@ class Plan:
     rule: str = DEFAULT
 
     def __post_init__(self) -> None:
-        rule_named(self.rule)
+        rule_of(self.rule)
 
     @property
     def models(self) -> tuple[RolePlan, ...]:

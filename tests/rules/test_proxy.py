@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proxytune import steer
-from proxytune.rules import rule_named
+from proxytune.rules import rule_of
 
 INF, NAN = float("inf"), float("nan")
 
@@ -116,16 +116,16 @@ def test_several_pairs_add_up() -> None:
     first, second = torch.tensor([[[2.0, 1.0]]] * 2), torch.tensor([[[0.0, 4.0]]] * 2)
     anti = torch.tensor([[[1.0, 1.0]]] * 2)
     strengths = torch.tensor([[1.0, 0.5], [2.0, 0.0]])
-    combined = rule_named("proxy").combine(base, [(first, anti), (second, anti)], strengths)
+    combined = rule_of("proxy").combine(base, [(first, anti), (second, anti)], strengths)
     assert combined.tolist() == [[[1.0 + 1.0 - 0.5, 2.0 + 0.0 + 1.5]], [[0.5 + 2.0, -1.0]]]
-    alone = rule_named("proxy").combine(base.half(), [], torch.zeros(2, 0))
+    alone = rule_of("proxy").combine(base.half(), [], torch.zeros(2, 0))
     assert (alone.dtype, alone.tolist()) == (torch.float32, base.tolist())
 
 
 def test_one_row_of_strengths_is_for_all_rows() -> None:
     """Strengths `[1, P]` act as the same row `[B, P]`."""
     base, expert, anti = (draws(number, 3, 2, 5) for number in range(3))
-    rule = rule_named("proxy")
+    rule = rule_of("proxy")
     expected = rule.combine(base, [(expert, anti)], torch.full((3, 1), 0.7))
     assert torch.equal(rule.combine(base, [(expert, anti)], torch.tensor([[0.7]])), expected)
 
@@ -145,5 +145,5 @@ def test_the_arguments_stay_as_they_are() -> None:
     """The rule writes into none of its arguments, float32 ones included."""
     logits = [draws(number, 2, 3, 6) for number in range(3)]
     copies = [entry.clone() for entry in logits]
-    rule_named("proxy").combine(logits[0], [(logits[1], logits[2])], torch.tensor([[0.5], [0.0]]))
+    rule_of("proxy").combine(logits[0], [(logits[1], logits[2])], torch.tensor([[0.5], [0.0]]))
     assert all(torch.equal(entry, copy) for entry, copy in zip(logits, copies, strict=True))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from proxytune import ProxyGenerator, ProxyTunedConfig, ProxyTunedForCausalLM
 from proxytune.errors import OptionError
-from proxytune.rules import register, rule_named, rule_names
+from proxytune.rules import Rule, register, rule_names, rule_of
 from proxytune.vllm.plan import Plan, RolePlan
 from tests import tiny
 from tests.reference import Reference
@@ -24,10 +24,10 @@ PROMPTS = [tiny.prompt_ids(length, seed=length) for length in (5, 9)]
 
 @register("threefold")
 @dataclass(frozen=True)
-class Threefold:
+class Threefold(Rule):
     """Base plus three times α · (expert − anti): proxy tuning at three times its strength, easily told from it."""
 
-    is_elementwise: ClassVar[bool] = True
+    combines_per_token: ClassVar[bool] = True
 
     def combine(self, base: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], strengths: Tensor) -> Tensor:
         """Return the sum."""
@@ -88,7 +88,7 @@ def test_it_reaches_vllms_model() -> None:
     roles = tuple(RolePlan(name=name, model=name) for name in ("base", "expert", "anti"))
     plan = Plan(roles=roles, pairs=((1, 2),), alphas=(1.0,), rule="threefold")
     sent = Plan.of(SimpleNamespace(**plan.overrides()))
-    model = SimpleNamespace(plan=sent, rule=rule_named(sent.rule))
+    model = SimpleNamespace(plan=sent, rule=rule_of(sent.rule))
     logits = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0.0, 1.0]] * 2)]
     combined = Model._combined(model, logits, torch.tensor([[1.0], [0.5]]))  # type: ignore[arg-type]
     assert combined.tolist() == [[4.0, -1.0], [4.5, 2.5]]

@@ -1,5 +1,6 @@
 """Roles of one batch as runners: their forwards, the rule over their logits, and the drafter among them."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,7 @@ class RoleGroup:
         self._rule = rule
         self._pairs = [pair for pair, is_active in zip(model.pair_roles, strengths.active, strict=True) if is_active]
         self._strengths = strengths.of_active_pairs(self._device)
+        self._rule_ends_at = math.inf if rule.schedule is None else rule.schedule.ends_at
         self.expert_drafts = draft is None and bool(self._pairs)
         self._drafter_index = self._pairs[0][0] if self.expert_drafts else DRAFT
         indices = {0, *(index for pair in self._pairs for index in pair)}
@@ -82,7 +84,7 @@ class RoleGroup:
             if pair is None:
                 self._runners.append(RoleRunner(*parts, **graph_room))
             else:
-                is_alone = all(self._num_uses(index) == 1 for index in group)
+                is_alone = rule.is_of_differences and all(self._num_uses(index) == 1 for index in group)
                 self._runners.append(LoraPairRunner(*parts, pair, is_alone=is_alone, **graph_room))
         self._draft_runner = None if draft is None else RoleRunner([draft], [DRAFT], [prompts[0]], **graph_room)
         self._lengths = [[len(ids) for ids in row] for row in role_ids]
@@ -144,8 +146,14 @@ class RoleGroup:
         logits: dict[int, Tensor] = {}
         if expert_logits is not None:
             logits[self._drafter_index] = expert_logits
+        if expert_logits is None and min(offsets) + 1 >= self._rule_ends_at:
+            self._drop_pairs()
         for runner in self._runners:
             which = runner.all_roles
+            if not self._pairs:
+                if 0 not in runner.role_indices:
+                    continue
+                which = slice(base := runner.role_indices.index(0), base + 1)
             if expert_logits is not None and self._drafter_index in runner.role_indices:
                 which = slice(1, which.stop)
                 if which.start == which.stop:
@@ -203,6 +211,10 @@ class RoleGroup:
     def _runner_of(self, index: int) -> RoleRunner:
         return next(runner for runner in self._runners if index in runner.role_indices)
 
+    def _drop_pairs(self) -> None:
+        """Let the base go on alone."""
+        self._pairs, self._strengths, self.expert_drafts = [], self._strengths[:, :0], False
+
     def _all_runners(self) -> list[RoleRunner]:
         return self._runners if self._draft_runner is None else [*self._runners, self._draft_runner]
 
@@ -219,7 +231,16 @@ class RoleGroup:
         # A maximum is NaN where any value is: one reduction per role, read with the tokens.
         self.peaks = sum((table.amax(-1).float() for table in logits.values()), torch.zeros((), device=self._device))
         pairs = [(logits[expert], logits[anti]) for expert, anti in self._pairs]
-        return self._rule.combine(logits[0], pairs, self._strengths)
+        return self._rule(logits[0], pairs, self._strengths_at(logits[0].shape[1]))
+
+    def _strengths_at(self, width: int) -> Tensor:
+        """Return the strengths at the `width` positions whose logits the last forward gave."""
+        schedule = self._rule.schedule
+        if schedule is None:
+            return self._strengths
+        first = [0] * len(self._lengths) if self._offsets is None else [offset + 1 for offset in self._offsets]
+        steps = torch.arange(width, device=self._device)
+        return schedule.at(self._strengths, torch.tensor(first, device=self._device)[:, None] + steps)
 
 
 def _groups(
