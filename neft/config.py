@@ -16,6 +16,7 @@ _NOT_RECORDED = frozenset(
     {"output", "overwrite", "show_progress", "resume", "save_every", "keep_checkpoints", "tensorboard"}
 )
 _DEFAULT_ALPHA = 5.0
+_DEFAULT_STEERING_ALPHA = 1.0
 _CHOICES = {
     "noise": NoiseKind,
     "schedule": Schedule,
@@ -37,6 +38,10 @@ class TrainingConfig:
 
     Attributes:
         model: The model to tune, M−: a local folder or a hub id.
+        base: M, to tune against: the loss is that of M + α·(M⁺ − M⁻), see `neft.steered_loss`.
+        anti: M⁻ of that sum; `model` as it is before tuning if not given.
+        steering_alpha: α of that sum; 1 if not given.
+        eval_with_base: Use `base` in the held-out loss only, and tune on the model's own loss.
         data: Training rows, in `format`.
         output: The folder that will hold the tuned model or adapter.
         format: The name of a data format (`neft.data.FORMATS`); `auto` takes the one whose columns the first row has.
@@ -86,6 +91,10 @@ class TrainingConfig:
     model: str
     data: Path
     output: Path
+    base: str | None = None
+    anti: str | None = None
+    steering_alpha: float | None = None
+    eval_with_base: bool = False
     format: str = "auto"
     template: str | None = None
     chat_template: Path | None = None
@@ -142,16 +151,22 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value))
-        object.__setattr__(self, "model", str(self.model))
+        for name in ("model", "base", "anti"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         object.__setattr__(self, "columns", None if self.columns is None else tuple(self.columns))
         self._check_numbers()
         self._check_choices()
         self._check_combinations()
         self._check_adapter()
+        self._check_steering()
         self._check_files()
         if self.alpha is None and self.alpha_rel is None:
             object.__setattr__(self, "alpha", _DEFAULT_ALPHA)
+        if self.base is not None:
+            object.__setattr__(self, "anti", self.anti or self.model)
+            object.__setattr__(self, "steering_alpha", self.steering_alpha or _DEFAULT_STEERING_ALPHA)
 
     def _check_numbers(self) -> None:
         check_at_least(self, 0.0, "alpha", "alpha_rel", "weight_decay")
@@ -162,7 +177,7 @@ class TrainingConfig:
             *("max_steps", "batch_size", "gradient_accumulation", "eval_every", "early_stopping_patience"),
             *("log_every", "max_length", "lora_r", "save_every", "keep_checkpoints"),
         )
-        check_positive(self, "epochs", "learning_rate", "max_grad_norm", "lora_alpha")
+        check_positive(self, "epochs", "learning_rate", "max_grad_norm", "lora_alpha", "steering_alpha")
         check_shares(self, "warmup_ratio", "eval_fraction", "lora_dropout")
 
     def _check_choices(self) -> None:
@@ -202,6 +217,16 @@ class TrainingConfig:
             if getattr(self, name):
                 raise InputError(f"{name} is an option of an adapter; add lora_r.")
 
+    def _check_steering(self) -> None:
+        if self.base is None:
+            for name in ("anti", "steering_alpha", "eval_with_base"):
+                if getattr(self, name):
+                    raise InputError(f"{name} is an option of tuning against a base; add base.")
+        elif self.deepspeed is not None:
+            raise InputError("base and deepspeed do not go together: its engine holds one model; use fsdp.")
+        elif self.eval_with_base and not self.has_evaluation:
+            raise InputError("eval_with_base needs held-out rows; add eval_data or eval_fraction.")
+
     def _check_files(self) -> None:
         for name in ("deepspeed", "fsdp"):
             path = getattr(self, name)
@@ -223,6 +248,7 @@ class TrainingConfig:
         values = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
         if self.on_bad_row == "error":
             values["on_bad_row"] = None  # off: the run is that of a checkpoint from before the option
+        values["eval_with_base"] = self.eval_with_base or None
         return {name: json_value(value) for name, value in values.items()}
 
 

@@ -10,8 +10,17 @@ from torch import Tensor
 from neft.data import IGNORED, Example
 from neft.processes import ALONE, Processes
 
+BatchLoss = Callable[[torch.nn.Module, Mapping[str, Tensor]], Tensor]
+"""Returns the mean loss of a batch over its learned tokens."""
+
 Collator = Callable[[Sequence[Example]], Mapping[str, Tensor]]
 """Makes a batch of examples; `neft.data.PaddingCollator` is one."""
+
+
+def own_loss(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Returns the model's own loss of a batch."""
+    loss: Tensor = model(**batch, use_cache=False).loss
+    return loss
 
 
 @torch.no_grad()
@@ -22,6 +31,7 @@ def evaluation_loss(
     *,
     batch_size: int,
     processes: Processes = ALONE,
+    batch_loss: BatchLoss = own_loss,
 ) -> float:
     """Returns the cross-entropy in nats per learned token, in evaluation mode; the mode is put back.
 
@@ -39,10 +49,10 @@ def evaluation_loss(
             index = first + processes.rank
             # A sharded model runs in all processes at once, so one without a batch repeats the last, for nothing.
             batch = collator(batches[min(index, len(batches) - 1)])
-            outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()}, use_cache=False)
+            loss = batch_loss(model, {name: tensor.to(device) for name, tensor in batch.items()})
             num_learned = int((batch["labels"][:, 1:] != IGNORED).sum()) if index < len(batches) else 0
             if num_learned:
-                total += outputs.loss.item() * num_learned
+                total += loss.item() * num_learned
                 num_tokens += num_learned
     finally:
         model.train(was_training)

@@ -22,6 +22,7 @@ from neft.interrupting import Interruption, TrainingInterrupted
 from neft.models import TunedModel
 from neft.output import LOG_FILE
 from neft.processes import Processes, on_one_gpu, uses_cpu
+from neft.steered_loss import SteeredLoss
 
 _DEFAULT_EPOCHS = 3.0
 
@@ -54,14 +55,26 @@ class Loop(Trainer):
         interruption: Interruption,
         run_state: Callable[[], dict[str, Any]],
         loss_before: float = 0.0,
+        steered_loss: SteeredLoss | None = None,
         **options: Any,
     ) -> None:
-        """`run_state` gives what else a checkpoint holds; `loss_before` is the loss summed over the steps before."""
+        """Takes the Trainer's options and the run's.
+
+        Args:
+            store: Where checkpoints go.
+            processes: The processes of the run.
+            interruption: Ends the run after a checkpoint.
+            run_state: Gives what else a checkpoint holds.
+            loss_before: The loss summed over the steps before a resume.
+            steered_loss: In place of the model's own loss.
+            **options: The Trainer's.
+        """
         self.store = store
         self.processes = processes
         self.interruption = interruption
         self.run_state = run_state
         self.loss_before = loss_before
+        self.steered_loss = steered_loss
         super().__init__(**options)
 
     def mean_loss(self, training_loss: float, *, first_step: int, last_step: int) -> float:
@@ -71,6 +84,20 @@ class Loop(Trainer):
         num_counted = last_step if is_by_all else last_step - first_step
         mean: float = (self.loss_before + training_loss * num_counted) / last_step
         return mean
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Returns the loss of a batch: the model's own, or the steered one (training asks for no outputs)."""
+        if self.steered_loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = self.steered_loss(model, inputs, num_items=num_items_in_batch)
+        # As the Trainer does with a model's own: the count is of all processes, whose gradients are averaged.
+        return loss if num_items_in_batch is None else loss * self.processes.count
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the trainable weights into a checkpoint; the output is written elsewhere (`neft.training`)."""

@@ -57,11 +57,20 @@ def load_model(config: TrainingConfig) -> TunedModel:
     Raises:
         InputError: there is no such model, or it has none of the modules to adapt.
     """
-    dtype = DTYPES[config.dtype]
-    compute_dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    options = quantization(config, compute_dtype)
-    model: PreTrainedModel = from_pretrained(AutoModelForCausalLM, config.model, "model", dtype=dtype, **options)
+    model = load_pretrained(config, config.model, "model")
     return model if config.lora_r is None else with_adapter(model, config, config.lora_r)
+
+
+def load_pretrained(config: TrainingConfig, name: str, role: str) -> PreTrainedModel:
+    """Returns a model in the run's type and quantisation, from its folder or hub id.
+
+    Raises:
+        InputError: there is no such model; the message names the role.
+    """
+    dtype = DTYPES[config.dtype]
+    options = quantization(config, dtype if isinstance(dtype, torch.dtype) else torch.bfloat16)
+    model: PreTrainedModel = from_pretrained(AutoModelForCausalLM, name, role, dtype=dtype, **options)
+    return model
 
 
 def declare_end_tokens(model: TunedModel, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> bool:

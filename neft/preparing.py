@@ -27,6 +27,7 @@ from neft.data.tokenizing import BAD_ROW, NO_TARGET, TARGET_OUTSIDE, TOO_LONG
 from neft.models import TunedModel, declare_end_tokens, load_model, load_tokenizer, window
 from neft.noising import embedding_sigma, input_embedding, noise_to_signal
 from neft.notices import notify
+from neft.steered_loss import SteeredLoss, load_steered_loss
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Prepared:
         eval_data: Held-out rows, which are never packed.
         packed: The training rows in windows, if they are packed.
         num_shared_prompts: Held-out rows whose prompt is also trained on.
+        steered_loss: The loss against the base, if there is one.
         has_new_end_tokens: The answers end with a token that the model's generation config did not list.
     """
 
@@ -53,6 +55,7 @@ class Prepared:
     eval_data: TokenizedData | None
     packed: PackedData | None
     num_shared_prompts: int
+    steered_loss: SteeredLoss | None
     has_new_end_tokens: bool
 
     @property
@@ -106,17 +109,22 @@ def prepare(config: TrainingConfig) -> Prepared:
     documents, held_out = run_documents(config, tokenizer)
     model = load_model(config)
     input_embedding(model)
-    max_length = window(config, model)
+    steered_loss = None if config.base is None else load_steered_loss(config, model, tokenizer)
+    models = [model] if steered_loss is None else [model, *steered_loss.frozen_models]
+    max_length = min(window(config, each) for each in models)
 
     def tokenized(part: Sequence[Document], name: str) -> TokenizedData:
         data = tokenize(part, tokenizer, max_length=max_length, overlong=config.overlong, loss_on=config.loss_on)
         _notify_of_losses(data, part, name, max_length)
+        if steered_loss is not None:
+            steered_loss.require_shared_ids(data.examples)
         return data
 
     train_data = tokenized(documents, "training")
     packed = None
     if config.packing:
-        check_packing(model)
+        for each in models:
+            check_packing(each)
         packed = pack(train_data.examples, max_length=max_length, seed=config.seed)
     return Prepared(
         config=config,
@@ -127,6 +135,7 @@ def prepare(config: TrainingConfig) -> Prepared:
         eval_data=None if held_out is None else tokenized(held_out, "held-out"),
         packed=packed,
         num_shared_prompts=0 if held_out is None else num_shared_prompts(documents, held_out),
+        steered_loss=steered_loss,
         has_new_end_tokens=declare_end_tokens(model, tokenizer, train_data.end_ids),
     )
 

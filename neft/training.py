@@ -14,7 +14,7 @@ from neft.checkpoints import BEST_FILE, Checkpoint, CheckpointStore, full
 from neft.config import TrainingConfig
 from neft.data import PaddingCollator
 from neft.errors import OutputError
-from neft.evaluating import evaluation_loss
+from neft.evaluating import evaluation_loss, own_loss
 from neft.interrupting import Interruption, graceful
 from neft.loop import Loop, arguments, make_loop
 from neft.monitoring import CheckpointSchedule, NoiseStep, RunLog, TensorBoardWriter, require_finite
@@ -63,7 +63,8 @@ def train(config: TrainingConfig) -> TrainingResult:
         TrainingInterrupted: Ctrl-C or SIGTERM; a checkpoint was saved.
     """
     identity = identity_of(config)
-    inputs = [path for path in (config.data, config.eval_data, Path(config.model)) if path is not None]
+    models = [Path(name) for name in (config.model, config.base, config.anti) if name is not None]
+    inputs = [path for path in (config.data, config.eval_data, *models) if path is not None]
     check_output(
         config.output,
         identity=identity,
@@ -119,6 +120,8 @@ def _partial_folder(run: _Run) -> Iterator[None]:
 
 def _fit(run: _Run) -> tuple[Loop, TrainingResult]:
     config, prepared = run.config, run.prepared
+    if prepared.steered_loss is not None:
+        prepared.steered_loss.to(run.settings.device)
     # The Trainer turns the cache off in the config and leaves it off, which would slow whoever loads the result.
     uses_cache = prepared.model.config.use_cache
     ratio = prepared.noise_to_signal()
@@ -183,7 +186,14 @@ def _evaluation(run: _Run, log: RunLog) -> Evaluation | None:
     examples, collator = prepared.eval_data.examples, PaddingCollator(prepared.pad_id)
 
     def evaluate() -> float:
-        return evaluation_loss(prepared.model, examples, collator, batch_size=config.batch_size, processes=processes)
+        return evaluation_loss(
+            prepared.model,
+            examples,
+            collator,
+            batch_size=config.batch_size,
+            processes=processes,
+            batch_loss=prepared.steered_loss or own_loss,
+        )
 
     evaluation = Evaluation(
         evaluate,
@@ -221,6 +231,7 @@ def _loop(run: _Run, log: RunLog, evaluation: Evaluation | None, interruption: I
         store=run.store,
         processes=run.processes,
         interruption=interruption,
+        steered_loss=None if config.eval_with_base else prepared.steered_loss,
         run_state=run_state,
         loss_before=run.checkpoint_state.get("loss_sum", 0.0),
     )

@@ -18,6 +18,7 @@ HELP = "tune a model with noise on its input embeddings"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds every option of `TrainingConfig`."""
     _add_files(parser)
+    _add_steering(parser)
     _add_noise(parser)
     _add_optimization(parser)
     _add_processes(parser)
@@ -78,6 +79,14 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "--save-every", type=int, metavar="N", help="steps between checkpoints in OUTPUT.partial (default: on Ctrl-C)"
     )
     group.add_argument("--keep-checkpoints", type=int, metavar="N", help="how many of them stay (default: 1)")
+
+
+def _add_steering(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tuning against a base", "the loss is that of M + alpha * (M+ - M-)")
+    group.add_argument("--base", metavar="DIR", help="M: the model to be steered, folder or hub id")
+    group.add_argument("--anti", metavar="DIR", help="M- (default: --model before tuning)")
+    group.add_argument("--steering-alpha", type=float, metavar="F", help="alpha of the sum (default: 1)")
+    group.add_argument("--eval-with-base", action="store_true", help="only the held-out loss is steered")
 
 
 def _add_noise(parser: argparse.ArgumentParser) -> None:

@@ -34,13 +34,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(seed: int = 0) -> LlamaForCausalLM:
-    """Returns a random Llama of two layers with a window of 32."""
+def make_model(seed: int = 0, *, dim: int = DIM, num_padded: int = 0) -> LlamaForCausalLM:
+    """Returns a random Llama of two layers with a window of 32, and logits of ids that no token has."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(WORDS) + 4,
-            hidden_size=DIM,
+            vocab_size=len(WORDS) + 4 + num_padded,
+            hidden_size=dim,
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -70,6 +70,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model with its tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wider model of the same tokenizer, with four logits more."""
+    folder = tmp_path_factory.mktemp("models") / "base"
+    make_model(7, dim=32, num_padded=4).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 

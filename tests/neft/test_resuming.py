@@ -38,13 +38,14 @@ def dropout_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def make_config(dropout_folder, data_file, tmp_path):
+def make_config(dropout_folder, base_folder, data_file, tmp_path):
     """Builds configurations of three epochs of six steps, with held-out rows and a checkpoint every third step."""
     held_out = write_rows(tmp_path / "held_out.jsonl", copy_rows(8, seed=9))
 
     def make(name, **options):
         defaults = {"epochs": 3, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 1e-2, "log_every": 2}
         defaults |= {"eval_data": held_out, "save_every": 3, "show_progress": False, "seed": 4}
+        options |= {"base": str(base_folder)} if options.get("base") == "wide" else {}
         files = {"model": str(dropout_folder), "data": data_file, "output": tmp_path / name}
         return neft.TrainingConfig(**{**files, **defaults, **options})
 
@@ -115,8 +116,10 @@ def _lines(folder):
         {"schedule": "linear", "max_steps": 14, "epochs": None, "noise": "gaussian", "dtype": "bfloat16"},
         {"alpha_rel": 0.3, "early_stopping_patience": 2, "learning_rate": 0.1, "eval_every": 1, "schedule": "constant"},
         {"early_stopping_patience": 1, "save_every": 6, "learning_rate": 0.05},
+        {"base": "wide"},
+        {"base": "wide", "lora_r": 2, "lora_dropout": 0.3, "packing": True, "max_steps": 12, "epochs": None},
     ],
-    ids=["full", "dora", "bf16", "early-stopping", "epoch-end"],
+    ids=["full", "dora", "bf16", "early-stopping", "epoch-end", "against-base", "against-base-lora-packed"],
 )
 @pytest.mark.parametrize("stop_at", [4, STOP_AT])
 def test_a_resumed_run_is_bit_equal(monkeypatch, make_config, tmp_path, options, stop_at):
@@ -164,6 +167,7 @@ def test_a_failure_keeps_the_checkpoints(monkeypatch, make_config, tmp_path):
         ({"seed": 5}, "seed was 4 and is 5"),
         ({"gradient_accumulation": 1}, "gradient_accumulation was 2 and is 1"),
         ({"lora_r": 2}, "lora_r was None and is 2"),
+        ({"base": "wide"}, "base was None and is "),
         ({"data": "other"}, "checksum of data train was"),
     ],
 )
