@@ -164,7 +164,7 @@ def _prompt(entry: dict[str, Any], place: str) -> Prompt:
 
 
 def _continuation(entry: dict[str, Any], place: str) -> Any:
-    found = entry.get("continuation")
+    found = entry.get("continuation", entry.get("completion"))  # the second is what `neft train` reads
     if found and (isinstance(found, str) or (isinstance(found, list) and is_token_ids(found))):
         return found
     raise InputError(f'{place} needs a "continuation" to score: a text that is not empty, or token ids.')

@@ -5,11 +5,11 @@ import difflib
 from collections.abc import Sequence
 
 import proxytune
-from proxytune.cli import bench, chat, demo, doctor, generate, playground, report, save, score, serve, trace
+from proxytune.cli import bench, chat, demo, doctor, generate, playground, report, save, score, serve, trace, tune_alpha
 from proxytune.cli.argument_parser import Parser
 from proxytune.errors import UnknownOptionError
 
-_COMMANDS = (generate, chat, score, trace, report, playground, serve, save, demo, doctor)
+_COMMANDS = (generate, chat, score, trace, report, playground, serve, save, tune_alpha, demo, doctor)
 _DESCRIPTION = "Steer a frozen base model at decode time by the difference of a small tuned and untuned pair."
 
 
@@ -42,7 +42,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     found = {}
     for module in _COMMANDS:
-        name = module.__name__.rpartition(".")[2]
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
         command = commands.add_parser(
             name,
             help=module.HELP,

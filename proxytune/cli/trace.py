@@ -47,7 +47,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="K",
         help=f"likeliest tokens of each distribution to keep ({TRACE_CANDIDATES})",
     )
-    group.add_argument("--alphas", type=_alphas, metavar="A,B,…", help="every prompt at each of these strengths")
+    group.add_argument("--alphas", type=alpha_list, metavar="A,B,…", help="every prompt at each of these strengths")
     given = group.add_mutually_exclusive_group()
     given.add_argument(
         "--continuation", metavar="TEXT", help="trace this text behind every prompt; nothing is generated"
@@ -166,7 +166,8 @@ def _rows(args: argparse.Namespace) -> list[InputRow]:
     return [replace(row, index=index) for index, row in enumerate(spread)]
 
 
-def _alphas(text: str) -> list[float]:
+def alpha_list(text: str) -> list[float]:
+    """Return the numbers of a comma-separated list."""
     try:
         found = [check_alpha(float(part)) for part in text.split(",")]
     except ValueError as error:

@@ -1,8 +1,10 @@
 """Proxy folders on disk and hub: their location, the paths they name, code for Auto classes, card, push."""
 
+import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,32 @@ model = AutoModelForCausalLM.from_pretrained("this-folder-or-its-hub-id", trust_
 """,
         encoding="utf-8",
     )
+
+
+def write_alphas(folder: Path, alphas: Sequence[float]) -> None:
+    """Put other strengths, one per pair, into a proxy folder's config.json (whole or not at all) and into its card.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    listed = ", ".join(f"{alpha:g}" for alpha in alphas)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for pair, alpha in zip(config["pairs"], alphas, strict=True):
+        pair["alpha"] = alpha
+    texts = {"config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+    card = folder / "README.md"
+    if card.is_file():
+        texts[card.name] = re.sub(r"α = .*?, rule", f"α = {listed}, rule", card.read_text(encoding="utf-8"))
+    try:
+        for name, text in texts.items():
+            scratch = folder / f".{name}.{os.getpid()}.tmp"
+            try:
+                scratch.write_text(text, encoding="utf-8")
+                scratch.replace(folder / name)
+            finally:
+                scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write alpha {listed} into {str(folder)!r}: {error.strerror or error}.") from error
 
 
 def push(repo_id: str, save: Callable[[Path], None], config: Any, **options: Any) -> str:

@@ -15,7 +15,7 @@ from proxytune.cli.stderr import quiet_libraries
 from proxytune.errors import ProxyTuneWarning
 from tests.cli.console import Run
 
-_COMMANDS = ["generate", "chat", "score", "save", "demo", "doctor"]
+_COMMANDS = ["generate", "chat", "score", "save", "tune-alpha", "demo", "doctor"]
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
