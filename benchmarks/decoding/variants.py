@@ -1,36 +1,29 @@
-"""The ways of decoding that are compared, each as one call: prompts and a number of tokens in, tokens and times out."""
+"""Variants: the ways of decoding that are compared, each a call from requests to tokens and seconds.
 
-import tempfile
+`base` is a lean eager loop, `base_ours` our loop at α = 0, `naive` three models as the published code has them, `pair`
+expert and anti in one pass, `generate` transformers' own; `vllm…` are engines, `remote…` a base behind an API.
+`speculative:4` and `remote:4` make four drafts.
+"""
+
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from benchmarks.decoding.naive import Decoded, Drafting, lean_loop, naive_loop
+from benchmarks.decoding.naive import Decoded, Statistics, lean_loop, naive_batches
 from benchmarks.decoding.trios import Trio
-from proxytune import ProxyGenerator, ProxyTuneError
+from benchmarks.decoding.workloads import Requests
+from proxytune import Completion, ProxyGenerator, ProxyTuneError
 
-Run = Callable[[list[list[int]], int], Decoded]
-
-BASE, BASE_OURS, NAIVE, PLAIN, PAIR, SPECULATIVE, PAIR_SPECULATIVE = NAMES = (
-    "base",
-    "base_ours",
-    "naive",
-    "plain",
-    "pair",
-    "speculative",
-    "pair_speculative",
-)
-# Only where they are asked for by name: the composite in transformers' own generate, and in vLLM's engine.
-GENERATE, VLLM = EXTRA_NAMES = ("generate", "vllm")
-ALONE = (BASE, BASE_OURS)
-WITH_PAIR = (PAIR, PAIR_SPECULATIVE)
-WITH_DRAFTS = (SPECULATIVE, PAIR_SPECULATIVE)
+BASE, BASE_OURS, NAIVE, PLAIN = "base", "base_ours", "naive", "plain"
+NAMES = (BASE, BASE_OURS, NAIVE, PLAIN, "pair", "speculative", "pair_speculative")
+GENERATE = "generate"
+VLLM_NAMES = ("vllm_base", "vllm", "vllm_base_compiled", "vllm_compiled")
+REMOTE = "remote"
 
 
 class VariantError(ProxyTuneError, ValueError):
@@ -38,140 +31,218 @@ class VariantError(ProxyTuneError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
-    """How our own decoding is set up: `speculation` for the speculative variants, and `compile` for all."""
-
-    speculation: Any = "auto"
-    compile: Any = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way of decoding: `run` gives tokens and times; `generator` is there where it may draft."""
+    """One way of decoding.
+
+    Attributes:
+        name: As tables have it.
+        run: Requests to tokens and seconds.
+        reads: Models whose weights a token reads; `pair` is the trio with the expert as an adapter over the anti.
+        reference: Name of the base alone under the same conditions.
+        tokens_of: Variants of one value must decode the same tokens; `base` and `trio` have the naive loop's.
+        takes_ragged: Whether rows may differ in length.
+        inspect: The run with statistics, which cost time; None where there are none.
+        close: Releases what the variant holds.
+    """
 
     name: str
-    run: Run
-    generator: ProxyGenerator | None = None
+    run: Callable[[Requests], Decoded]
+    reads: Literal["base", "trio", "pair"] = "trio"
+    reference: str = BASE
+    tokens_of: str = "trio"
+    takes_ragged: bool = False
+    inspect: Callable[[Requests], Statistics] | None = None
     close: Callable[[], None] = lambda: None
 
 
-def variants(trio: Trio, names: Sequence[str], engine: Engine) -> list[Variant]:
-    """Return the variants of these names, in their own order; those with a pair are left out where there is none.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of the variants.
+
+    Attributes:
+        speculation: Drafts of the speculative variants that do not name a number.
+        compile: As in ProxyGenerator.
+        max_len: Tokens of the longest row, for engines.
+        max_rows: Most rows at once, for engines.
+        remote: Settings of the base behind an API; None for a server on this machine.
+        verification: How its drafts are checked.
+    """
+
+    speculation: Any = "auto"
+    compile: Any = "auto"
+    max_len: int = 1024
+    max_rows: int = 8
+    remote: Any = None
+    verification: str = "auto"
+
+
+def new_variants(trio: Trio, names: Sequence[str], options: Options) -> list[Variant]:
+    """Return the variants of these names, ours in their own order; those with a pair need an adapter, and are left out.
 
     Raises:
-        VariantError: A name is unknown.
+        VariantError: A name is unknown, or needs what is not there.
     """
-    known = [*NAMES, *EXTRA_NAMES]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise VariantError(f"variant {unknown[0]!r} is unknown: take some of {', '.join(known)}.")
-    wanted = [name for name in NAMES if name in names and (trio.adapted is not None or name not in WITH_PAIR)]
-    generators = _generators(trio, wanted, engine)
-    found = []
-    for name in wanted:
-        if name == BASE:
-            run = partial(_lean, trio)
-        elif name == NAIVE:
-            run = partial(_naive, trio)
-        else:
-            run = partial(decode, generators[name], alpha=0.0 if name == BASE_OURS else 1.0)
-        generator = generators[name] if name in WITH_DRAFTS else None
-        found.append(Variant(name=name, run=run, generator=generator))
-    if GENERATE in names:
-        found.append(Variant(name=GENERATE, run=partial(_generate, _new_generator(trio, "off", engine))))
-    if VLLM in names:
-        found.append(_vllm_variant(trio))
-    return found
+    known = [*NAMES, GENERATE, *VLLM_NAMES, REMOTE]
+    for name in names:
+        if _plain_name(name) not in known:
+            raise VariantError(f"variant {name!r} is unknown: take some of {', '.join(known)}.")
+    ordered = sorted(names, key=lambda name: known.index(_plain_name(name)))
+    ordered = [name for name in ordered if trio.adapted is not None or not name.startswith("pair")]
+    num_engines = sum(name.startswith("vllm") for name in ordered)
+    variants: list[Variant] = []
+    try:
+        for name in ordered:
+            variants.append(_new(name, trio, options, num_engines))
+    except BaseException:
+        close_all(variants)
+        raise
+    return variants
 
 
-def _new_generator(trio: Trio, speculation: Any, engine: Engine) -> ProxyGenerator:
-    return ProxyGenerator(*trio.models, tokenizer=trio.tokenizer, speculation=speculation, compile=engine.compile)
+def close_all(variants: Sequence[Variant]) -> None:
+    """Release what variants hold."""
+    for variant in reversed(variants):
+        variant.close()
 
 
-@torch.inference_mode()
-def _generate(generator: ProxyGenerator, prompts: list[list[int]], count: int) -> Decoded:
-    """Decode by the composite's `generate`, which is transformers' own; prompts are of one length."""
-    ids = torch.tensor(prompts, device=generator.model.device)
-    started = time.perf_counter()
-    found = generator.model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, eos_token_id=None
+def _new(name: str, trio: Trio, options: Options, num_engines: int) -> Variant:
+    match _plain_name(name):
+        case "base":
+            return _lean(trio)
+        case "naive":
+            run = partial(naive_batches, trio.models, pad_token_id=trio.tokenizer.pad_token_id or 0)
+            return Variant(name=name, run=run, takes_ragged=True)
+        case "generate":
+            return _generate(trio, options)
+        case "remote":
+            from benchmarks.decoding.remote_base import remote_variant
+
+            return remote_variant(name, trio, options)
+        case kind if kind in VLLM_NAMES:
+            from benchmarks.decoding.engines import engine_variant
+
+            return engine_variant(name, trio, options, num_engines)
+    return _ours(name, trio, options)
+
+
+def _plain_name(name: str) -> str:
+    """Return a variant's name without its number of drafts and of log-probabilities, as in `remote@20:4`."""
+    return name.partition(":")[0].partition("@")[0]
+
+
+def drafts_of(name: str, default: Any) -> Any:
+    """Return the number of drafts in a variant's name, or the default.
+
+    >>> drafts_of("speculative:4", "auto"), drafts_of("plain", "off")
+    (4, 'off')
+    """
+    text = name.partition(":")[2]
+    return default if not text else int(text) if text.isdecimal() else text
+
+
+def _lean(trio: Trio) -> Variant:
+    def run(requests: Requests) -> Decoded:
+        batches = requests.batches()
+        done = [lean_loop(trio.base, batch.prompts, max_new_tokens=batch.counts[0]) for batch in batches]
+        rows = [row for part in done for row in part.token_ids]
+        first = done[0].first_token_seconds if len(done) == 1 else None
+        return Decoded(token_ids=rows, seconds=sum(part.seconds for part in done), first_token_seconds=first)
+
+    return Variant(name=BASE, run=run, reads="base", tokens_of="base")
+
+
+def _ours(name: str, trio: Trio, options: Options) -> Variant:
+    is_pair, has_drafts, alpha = name.startswith("pair"), "speculative" in name, 0.0 if name == BASE_OURS else 1.0
+    expert, anti = (trio.adapted, trio.adapted.get_base_model()) if is_pair and trio.adapted else trio.models[1:]
+    speculation = drafts_of(name, options.speculation if has_drafts else "off")
+    generator = ProxyGenerator(
+        trio.base, expert, anti, tokenizer=trio.tokenizer, speculation=speculation, compile=options.compile
     )
-    seconds = time.perf_counter() - started
-    return Decoded(token_ids=found[:, ids.shape[1] :].tolist(), seconds=seconds)
+    return Variant(
+        name=name,
+        run=partial(decode, generator, alpha=alpha),
+        reads="pair" if is_pair else "trio" if alpha else "base",
+        tokens_of="trio" if alpha else "base",
+        inspect=partial(statistics_of, generator) if has_drafts else None,
+    )
 
 
-def _vllm_variant(trio: Trio) -> Variant:
-    """Return the composite in an engine of vLLM, eager, that runs until the variant is closed.
+def _generate(trio: Trio, options: Options) -> Variant:
+    """Return the composite in transformers' own `generate`; prompts are of one length."""
+    model: Any = ProxyGenerator(*trio.models, tokenizer=trio.tokenizer, compile=options.compile).model
 
-    Raises:
-        VariantError: vLLM is not installed.
-    """
-    from benchmarks.decoding.engines import CompositeEngine, engine_options, save_trio, set_up_environment
+    @torch.inference_mode()
+    def run(requests: Requests) -> Decoded:
+        rows: list[list[int]] = []
+        started = time.perf_counter()
+        for batch in requests.batches():
+            ids = torch.tensor(batch.prompts, device=model.device)
+            done = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=batch.counts[0],
+                do_sample=False,
+                eos_token_id=None,
+            )
+            rows += done[:, ids.shape[1] :].tolist()
+        return Decoded(token_ids=rows, seconds=time.perf_counter() - started)
 
-    if find_spec("vllm") is None:
-        raise VariantError(f"variant {VLLM!r} needs vLLM, which is not installed: name the other variants.")
-    set_up_environment()
-    root = tempfile.TemporaryDirectory(prefix="proxytune-bench-")
-    options = engine_options(is_eager=True, max_length=1024, max_rows=8, num_engines=1, device=trio.base.device)
-    engine = CompositeEngine(save_trio(trio, Path(root.name)), options, trio.base.dtype)
-
-    def close() -> None:
-        engine.close()
-        root.cleanup()
-
-    return Variant(name=VLLM, run=lambda prompts, count: engine.decode(prompts, [count] * len(prompts)), close=close)
-
-
-def _lean(trio: Trio, prompts: list[list[int]], count: int) -> Decoded:
-    return lean_loop(trio.base, prompts, max_new_tokens=count)
+    return Variant(name=GENERATE, run=run)
 
 
-def _naive(trio: Trio, prompts: list[list[int]], count: int) -> Decoded:
-    pad = trio.tokenizer.pad_token_id or 0
-    return naive_loop(trio.models, prompts, max_new_tokens=count, pad_token_id=pad)
-
-
-def _generators(trio: Trio, names: Sequence[str], engine: Engine) -> Mapping[str, ProxyGenerator]:
-    """Return the generators of our variants; the base alone is the plain one with α = 0, which runs no pair."""
-
-    def new(expert: Any, anti: Any, speculation: Any) -> ProxyGenerator:
-        return ProxyGenerator(
-            trio.base, expert, anti, tokenizer=trio.tokenizer, speculation=speculation, compile=engine.compile
-        )
-
-    found: dict[str, ProxyGenerator] = {}
-    if PLAIN in names or BASE_OURS in names:
-        found[PLAIN] = found[BASE_OURS] = new(trio.expert, trio.anti, "off")
-    if SPECULATIVE in names:
-        found[SPECULATIVE] = new(trio.expert, trio.anti, engine.speculation)
-    for name, speculation in ((PAIR, "off"), (PAIR_SPECULATIVE, engine.speculation)):
-        if name in names and trio.adapted is not None:
-            found[name] = new(trio.adapted, trio.adapted.get_base_model(), speculation)
-    return found
-
-
-def decode(generator: ProxyGenerator, prompts: list[list[int]], count: int, *, alpha: float = 1.0) -> Decoded:
-    """Decode greedily in one batch, to `count` tokens in every row whatever comes."""
+def decode(generator: ProxyGenerator, requests: Requests, *, alpha: float = 1.0) -> Decoded:
+    """Decode rows of one count greedily through ProxyGenerator, whatever ends an answer."""
     started = time.perf_counter()
-    done = generator.generate(prompts, max_new_tokens=count, batch_size=len(prompts), ignore_eos=True, alpha=alpha)
+    done = _completions(generator, requests, alpha=alpha)
     seconds = time.perf_counter() - started
+    has_first = len(done) <= requests.batch and done[0].timing.stats is None
     return Decoded(
         token_ids=[list(completion.token_ids) for completion in done],
         seconds=seconds,
-        first_token_seconds=done[0].timing.first_token_seconds,
+        first_token_seconds=done[0].timing.first_token_seconds if has_first else None,
     )
 
 
-def drafting(generator: ProxyGenerator, prompts: list[list[int]], count: int) -> Drafting | None:
-    """Return how drafts fare, from a run of its own, since counting them costs time; None where nothing was drafted."""
-    done = generator.generate(prompts, max_new_tokens=count, batch_size=len(prompts), ignore_eos=True, stats=True)
-    stats = done[0].timing.stats
-    if stats is None or not stats.num_drafted:
-        return None
-    # A cycle gives the drafts that stood and one token more, so what stood is known from the tokens.
-    return Drafting(
-        num_drafted=stats.num_drafted,
-        tokens_per_cycle=stats.tokens_per_cycle,
-        acceptance=min(1.0, (stats.tokens_per_cycle - 1) / stats.num_drafted),
-        acceptance_by_place=stats.acceptance,
+def statistics_of(generator: ProxyGenerator, requests: Requests) -> Statistics:
+    """Return the figures of drafts and of a remote base; rows of a batch share them."""
+    done = _completions(generator, requests, stats=True)
+    batches = [row.timing.stats for row in done[:: requests.batch] if row.timing.stats is not None]
+    num_tokens = sum(stats.num_tokens for stats in batches)
+    masses = [mass for row in done for mass in row.base_mass or ()]
+    asked = [stats.requests_per_token * stats.num_tokens for stats in batches if stats.requests_per_token is not None]
+    num_drafted = sum(stats.num_drafted * stats.num_tokens for stats in batches) / max(1, num_tokens)
+    per_cycle = sum(stats.tokens_per_cycle * stats.num_tokens for stats in batches) / max(1, num_tokens)
+    return Statistics(
+        # A cycle gives the drafts that stood and one token more.
+        acceptance=min(1.0, (per_cycle - 1) / num_drafted) if num_drafted else None,
+        acceptance_by_place=batches[0].acceptance if num_drafted else (),
+        num_drafted=num_drafted or None,
+        tokens_per_cycle=per_cycle if num_drafted else None,
+        requests_per_token=sum(asked) / num_tokens if asked else None,
+        mean_mass=sum(masses) / len(masses) if masses else None,
+        least_mass=min(masses, default=None),
     )
+
+
+def _completions(generator: ProxyGenerator, requests: Requests, **options: Any) -> list[Completion]:
+    done = generator.generate(
+        [list(prompt) for prompt in requests.prompts],
+        max_new_tokens=requests.counts[0],
+        batch_size=requests.batch,
+        ignore_eos=True,
+        **options,
+    )
+    failed = next((row.error for row in done if row.error is not None), None)
+    if failed is not None:
+        raise VariantError(f"a row ended with an error: {failed}")
+    return done
+
+
+def save_trio(trio: Trio, folder: Path) -> list[Path]:
+    """Write base, expert and anti as folders that an engine or a server can load, and return them."""
+    folders = []
+    for name, model in zip(("base", "expert", "anti"), trio.models, strict=True):
+        model.save_pretrained(folder / name)
+        trio.tokenizer.save_pretrained(folder / name)
+        folders.append(folder / name)
+    return folders

@@ -1,15 +1,17 @@
 """The loops that are compared with, the prompts they get, and the check that all decode the same tokens."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.decoding.equality import TokensDifferError, check_tokens, largest_gap
-from benchmarks.decoding.interleave import in_turns, median_ratio
-from benchmarks.decoding.memory import with_peak
-from benchmarks.decoding.naive import lean_loop, naive_loop
-from benchmarks.decoding.workloads import WorkloadError, natural_prompts, parse_workload, ragged_requests
+from benchmarks.decoding.machine import with_peak
+from benchmarks.decoding.measuring import in_turns, median_ratio
+from benchmarks.decoding.naive import lean_loop, naive_batches, naive_loop
+from benchmarks.decoding.shapes import random_prompts
+from benchmarks.decoding.workloads import Requests, WorkloadError, natural_prompts, parse_workload
 from tests import tiny
 from tests.reference import Reference
 
@@ -118,19 +120,36 @@ def test_prompts_have_the_length_asked_for() -> None:
 
 def test_workloads_are_read_from_text() -> None:
     """`prompt:new@batch` is read, anything else is an error."""
-    assert parse_workload("512:8@1").label == "512:8@1"
-    for text in ("8:8", "8:0@1", "a:8@1", "8:8@1@2"):
+    for text in ("512:8@1", "8-128:8-256@64x200"):
+        assert parse_workload(text).label == text
+    for text in ("8:8", "8:0@1", "a:8@1", "8:8@1@2", "9-8:8@1"):
         with pytest.raises(WorkloadError):
             parse_workload(text)
 
 
 def test_ragged_requests_differ_within_their_bounds() -> None:
     """Lengths stay within the bounds, both of which occur, and the draw is the seed's."""
-    make = {"prompt_tokens": (8, 12), "new_tokens": (4, 9), "vocab_size": 64}
-    requests = ragged_requests(200, **make, seed=1)
-    assert {len(one.prompt) for one in requests} == set(range(8, 13))
-    assert {one.new_tokens for one in requests} == set(range(4, 10))
-    assert requests == ragged_requests(200, **make, seed=1) != ragged_requests(200, **make, seed=2)
+
+    def draw(seed: int) -> Requests:
+        return parse_workload("8-12:4-9@16x200").requests(partial(random_prompts, vocab_size=64, seed=1), seed=seed)
+
+    requests = draw(1)
+    assert requests.is_ragged
+    assert {len(prompt) for prompt in requests.prompts} == set(range(8, 13))
+    assert set(requests.counts) == set(range(4, 10))
+    assert [len(batch.prompts) for batch in requests.batches()] == [*[16] * 12, 8]
+    assert requests == draw(1) != draw(2)
+
+
+def test_the_naive_loop_drops_tokens_beyond_a_rows_own() -> None:
+    """Requests of many lengths, three to a batch, get their own number of tokens, and the reference's ones."""
+    base, expert, anti = tiny.trio()
+    prompts = partial(random_prompts, vocab_size=tiny.VOCAB_SIZE, seed=4)
+    requests = parse_workload("3-8:2-9@3x7").requests(prompts)
+    plain = Reference(base, [(expert, anti)], tiny.VOCAB_SIZE)
+    rows = zip(requests.prompts, requests.counts, strict=True)
+    wanted = [plain.greedy([prompt] * 3, [1.0], count) for prompt, count in rows]
+    assert naive_batches((base, expert, anti), requests, pad_token_id=0).token_ids == wanted
 
 
 def test_variants_take_turns() -> None:

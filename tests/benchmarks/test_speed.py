@@ -1,7 +1,7 @@
 """`python -m benchmarks.speed` on tiny shapes: all variants, equal tokens, and the rows it writes."""
 
 import json
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 
 from benchmarks import speed
 from benchmarks.decoding.equality import TokensDifferError
-from benchmarks.decoding.measuring import Measured, Setting, new_row
-from benchmarks.decoding.naive import Decoded, naive_loop
+from benchmarks.decoding.floor import TrioBytes
+from benchmarks.decoding.measuring import Setting, measure, new_row
+from benchmarks.decoding.naive import Decoded, naive_batches
 from benchmarks.decoding.rows import RowsError, read_rows, table
 from benchmarks.decoding.shapes import SHAPES
 from benchmarks.decoding.trios import Trio, shape_trio
 from benchmarks.decoding.variants import NAMES, Variant
-from benchmarks.decoding.workloads import Workload
+from benchmarks.decoding.workloads import Requests, parse_workload
 
 TINY = "llama-2m,llama-2m,llama-2m"
 REQUIRED = {
@@ -106,23 +107,18 @@ def test_models_of_ones_own(folders: dict[str, Path], tmp_path: Path) -> None:
 def test_no_time_for_a_variant_that_decodes_something_else(trio: Trio) -> None:
     """A variant that runs the base alone under our name is an error before anything is timed."""
 
-    def cheat(prompts: list[list[int]], count: int) -> Decoded:
-        return naive_loop(trio.models[:1], prompts, max_new_tokens=count, pad_token_id=0)
+    def cheat(requests: Requests) -> Decoded:
+        return naive_batches(trio.models[:1], requests, pad_token_id=0)
 
-    def honest(prompts: list[list[int]], count: int) -> Decoded:
-        return naive_loop(trio.models, prompts, max_new_tokens=count, pad_token_id=0)
+    def honest(requests: Requests) -> Decoded:
+        return naive_batches(trio.models, requests, pad_token_id=0)
 
-    measure = partial(
-        speed.measure,
-        trio,
-        workload=Workload(prompt_tokens=6, new_tokens=8, batch=2),
-        setting=setting(trio),
-        rounds=1,
-    )
-    rows = measure([Variant(name="naive", run=honest), Variant(name="plain", run=honest)])
+    requests = parse_workload("6:8@2").requests(trio.prompts)
+    both = [Variant(name="naive", run=honest), Variant(name="plain", run=honest)]
+    rows = measure(trio, both, requests, setting(trio), rounds=1)
     assert [row.equal_rows for row in rows] == ["2/2", "2/2"]
     with pytest.raises(TokensDifferError, match="plain differs"):
-        measure([Variant(name="naive", run=honest), Variant(name="plain", run=cheat)])
+        measure(trio, [both[0], Variant(name="plain", run=cheat)], requests, setting(trio), rounds=1)
 
 
 def setting(trio: Trio) -> Setting:
@@ -130,7 +126,7 @@ def setting(trio: Trio) -> Setting:
     return Setting(
         benchmark="speed",
         models=trio.label,
-        dtype=torch.float32,
+        dtype="float32",
         device=torch.device("cpu"),
         device_gb_per_s=10.0,
         is_quick=False,
@@ -144,20 +140,9 @@ def test_arithmetic_of_a_row(trio: Trio) -> None:
         return [Decoded(token_ids=[], seconds=value, first_token_seconds=1.0) for value in seconds]
 
     timed = {"base": rounds(3.0, 2.0, 5.0), "naive": rounds(9.0, 8.0, 10.0), "plain": rounds(6.0, 4.0, 5.0)}
-    result = Measured(
-        variant="plain",
-        base_variant="base",
-        batch=4,
-        prompt_tokens=8,
-        new_tokens=11,
-        num_tokens=44,
-        bytes_per_token=3e9,
-        base_bytes=2 * 10**9,
-        weight_bytes=3 * 10**9,
-        kv_bytes_per_token=100,
-        equal_rows="4/4",
-    )
-    row = new_row(setting(trio), result, timed, naive="naive", plain="plain")
+    sizes = replace(trio, num_bytes=TrioBytes(base=2 * 10**9, expert=5 * 10**8, anti=5 * 10**8))
+    requests = Requests(prompts=[[5] * 8] * 4, counts=[11] * 4, batch=4)
+    row = new_row(sizes, Variant(name="plain", run=lambda _: rounds(1.0)[0]), requests, setting(trio), timed)
     assert row.seconds == 5.0
     assert row.tokens_per_s == 44 / 5
     assert row.ratio_to_base == 2.0  # of 6/3, 4/2, 5/5
