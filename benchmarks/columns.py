@@ -11,11 +11,11 @@ from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
 from benchmarks.provenance import model_identity, stored_dtype
-from proxytune.cli.role_arguments import ROLES, RoleChoice, choose_roles
+from proxytune.cli.role_arguments import ROLES, RoleChoice, choose_roles, with_terms
 from proxytune.errors import OptionError, RoleError
 from proxytune.options import check_alpha
 from proxytune.prompts import PromptFormat
-from proxytune.roles import Pair, Role
+from proxytune.roles import BASE, Pair, Role, Term
 from proxytune.rules import DEFAULT
 
 STEERED = "steered"
@@ -51,7 +51,8 @@ class Column:
     def describe(self) -> dict[str, Any]:
         """Return what config.json says of it."""
         described: dict[str, Any] = {"kind": self.kind, "base": _described(self.choice.base)}
-        if self.kind == STEERED or self.choice.base.source != self.choice.pairs[0].expert.source:
+        expert = self.choice.pairs[0].expert
+        if self.kind == STEERED or not (isinstance(expert, Role) and self.choice.base.source == expert.source):
             described["pairs"] = [
                 {
                     "expert": _described(pair.expert),
@@ -77,6 +78,7 @@ def columns_of(args: argparse.Namespace, *, default: Sequence[str]) -> list[Colu
         OptionError: A name that means nothing, or one twice.
         RoleError: A role that a column needs was not given.
     """
+    args = with_terms(args)
     names = args.compare if args.compare else list(default)
     columns = [column for name in names for column in _columns(name, args)]
     twice = next((column.name for column in columns if [c.name for c in columns].count(column.name) > 1), None)
@@ -199,11 +201,16 @@ def _single(args: argparse.Namespace, role: str) -> RoleChoice:
             f"--compare has {role!r}, but the proxy folder has {len(choice.pairs)} pairs: name NAME=MODEL."
         )
     [pair] = choice.pairs
+    if getattr(pair, role) == BASE:
+        return _alone(choice)
+    if isinstance(getattr(pair, role), str):
+        raise RoleError(f"--compare has {role!r}, and the pair has none: leave it out.")
     if role == "expert" and pair.expert.is_adapter:
         if not args.anti and has_roles(args) and not args.model:
             raise RoleError("the expert is an adapter: pass --anti with the model it belongs to.")
         # anti + (expert - anti): the expert, up to rounding in the last digits.
-        return replace(choice, base=pair.anti, pairs=(Pair(pair.expert, pair.anti, 1.0),))
+        below = choice.base if pair.anti == BASE else pair.anti
+        return replace(choice, base=below, pairs=(Pair(pair.expert, below, 1.0),))
     return _alone(replace(choice, base=pair.expert if role == "expert" else pair.anti))
 
 
@@ -216,7 +223,9 @@ def _with(args: argparse.Namespace, **changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(args), **changes})
 
 
-def _described(role: Role) -> dict[str, Any]:
+def _described(role: Term) -> Any:
+    if not isinstance(role, Role):
+        return role
     described = model_identity(role.name_or_path, role.revision)
     if role.dtype in (None, "auto"):
         described["dtype"] = stored_dtype(role.name_or_path, role.revision)

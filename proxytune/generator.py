@@ -15,10 +15,11 @@ from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.folder import local_folder, push
 from proxytune.hf.loading import config_of, load_config, roles_of, save_composite, stored_generation_config
 from proxytune.hf.modeling import ProxyTunedForCausalLM
+from proxytune.methods import as_terms
 from proxytune.options import GenerationOptions, LoopSettings, OptionKwargs, Speculation
 from proxytune.prompts import Prompt, PromptFormat
 from proxytune.requests import RequestBuilder, as_continuations, as_prompts
-from proxytune.roles import Pair, Role, as_pairs
+from proxytune.roles import Pair, Role, Term, as_pairs, term_of
 from proxytune.rows import RowCutter
 from proxytune.rules import Rule, rule_of
 from proxytune.runtimes import RuntimeName, RuntimeOptions, load_draft, new_runtime, new_vllm_composite
@@ -55,6 +56,10 @@ class ProxyGenerator:
         quantization: Any = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        amateur: Any = None,
+        domain: Any = None,
+        reward_model: Any = None,
+        negative_prompt: str | None = None,
         tokenizer: Any = None,
         eos_token_ids: Sequence[int] | None = None,
         runtime: RuntimeName = "hf",
@@ -68,8 +73,8 @@ class ProxyGenerator:
         Args:
             base: M, as hub id, folder, loaded model, or `Role` for settings of its own; behind an OpenAI-compatible API
                 `"openai:<model>"`, or `RemoteSettings` for a budget, limits and more.
-            expert: M+, likewise, or a peft adapter over the anti.
-            anti: M−, likewise.
+            expert: M+, likewise, or a peft adapter over the anti; `"base"` for the base itself.
+            anti: M−, likewise; `"base"`, or `"none"` to add the expert's log-probabilities alone.
             base_url: Of that API, as in `"http://localhost:8000/v1"`. A key is read from OPENAI_API_KEY.
             pairs: In place of expert and anti: several pairs, whose differences add up.
             alpha: Strength for the one pair of `expert` and `anti`.
@@ -83,6 +88,13 @@ class ProxyGenerator:
             quantization: Likewise: "4bit" or "8bit".
             revision: Likewise.
             trust_remote_code: Likewise; off unless asked for.
+            amateur: In place of expert and anti, contrastive decoding: base + α (base − amateur), by rule `contrastive`
+                unless another is given.
+            domain: Likewise a product with a model of the domain: base + α (domain − base); by rule `mixture`
+                (1 − α) p(base) + α p(domain).
+            reward_model: Likewise an autoregressive reward model: base + α log p(reward model).
+            negative_prompt: Likewise guidance: base + α (base − base under this prompt format), as in
+                `"Be rude: {prompt}"`, or `"{last}"`, a conversation's last message without its context.
             tokenizer: For all roles, where the models come without: folder, hub id or object.
             eos_token_ids: In place of the roles' own.
             runtime: `"hf"` (transformers), `"vllm"`, or `"auto"`: vLLM when it is installed, a CUDA device is there and
@@ -106,10 +118,16 @@ class ProxyGenerator:
             "revision": revision,
             "trust_remote_code": trust_remote_code,
         }
+        named = {"amateur": amateur, "domain": domain, "reward_model": reward_model, "negative_prompt": negative_prompt}
+        expert, anti, anti_prompt, rule = as_terms(named, expert, anti, anti_prompt, rule, pairs=pairs)
         all_pairs = as_pairs(expert, anti, pairs, alpha)
         base_role = Role.of(base, "base", base_url=base_url, **defaults)
         roles = [
-            (Role.of(pair.expert, "expert", **defaults), Role.of(pair.anti, "anti", **defaults)) for pair in all_pairs
+            (
+                term_of(pair.expert, "expert", base_role, **defaults),
+                term_of(pair.anti, "anti", base_role, **defaults),
+            )
+            for pair in all_pairs
         ]
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
         pair_formats = [name for pair in all_pairs for name in (pair.expert_prompt, pair.anti_prompt)]
@@ -334,7 +352,7 @@ class ProxyGenerator:
     def _start(
         self,
         base: Role,
-        roles: Sequence[tuple[Role, Role]],
+        roles: Sequence[tuple[Term, Term]],
         config: ProxyTunedConfig,
         options: RuntimeOptions,
         tokenizer: Any,

@@ -1,10 +1,12 @@
 """Prompt formats: how one role reads a prompt, chosen explicitly and never guessed from a model's name.
 
 A format is `"raw"`, the name of a template below, `"chat"` (the tokenizer's own chat template), or a text of the
-user's own with `{prompt}` in it. A prompt is a string, a list of chat messages, or token ids; token ids go to every
-role as they are. Special tokens survive: text is encoded once and never decoded and encoded again.
+user's own with `{prompt}` in it, or `{last}`: the last message of a conversation, without its context. A prompt is a
+string, a list of chat messages, or token ids; token ids go to every role as they are. Special tokens survive: text is
+encoded once and never decoded and encoded again.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ from proxytune.library_errors import reason_of
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int]
 
-_PLACEHOLDER = "{prompt}"
+_PLACEHOLDER = re.compile(r"\{(prompt|last)\}")
 _CHAT_ROLES = ("system", "user", "assistant")
 
 
@@ -104,11 +106,13 @@ class PromptFormat:
     name: str = "raw"
 
     def __post_init__(self) -> None:
-        if isinstance(self.name, str) and (self.name in ("raw", "chat", *TEMPLATES) or _PLACEHOLDER in self.name):
+        is_known = self.name in ("raw", "chat", *TEMPLATES) if isinstance(self.name, str) else False
+        if is_known or (isinstance(self.name, str) and _PLACEHOLDER.search(self.name)):
             return
         known = ", ".join(["raw", "chat", *TEMPLATES])
         raise PromptFormatError(
-            f"unknown prompt format {self.name!r}: choose one of {known}, or write a text with {_PLACEHOLDER} in it."
+            f"unknown prompt format {self.name!r}: choose one of {known}, or write a text with {{prompt}} in it (or "
+            "{last}, a conversation's last message alone)."
         )
 
     def encode(self, prompt: Prompt, tokenizer: Any) -> list[int]:
@@ -136,7 +140,10 @@ class PromptFormat:
             return TEMPLATES[self.name].render(messages)
         # Nothing is added in raw: a conversation is the contents one after another.
         content = "\n\n".join(message["content"] for message in messages)
-        return content if self.name == "raw" else self.name.replace(_PLACEHOLDER, content)
+        if self.name == "raw":
+            return content
+        texts = {"prompt": content, "last": messages[-1]["content"]}
+        return _PLACEHOLDER.sub(lambda match: texts[match[1]], self.name)
 
     def ends_with(self, prompt: Prompt, shorter: Prompt, blank: str) -> bool:
         """Return whether this role's text of a prompt ends with the blank that `shorter` lacks."""

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from proxytune.errors import OptionError, RoleError, UnknownOptionError
 from proxytune.gguf_file import is_gguf
 from proxytune.options import check_alpha
 from proxytune.remote.settings import RemoteSettings, remote_model_name
 
+# In place of an expert or anti: the base itself; and of an anti, no model at all (the expert's log p is added alone).
+BASE, NONE = "base", "none"
 QUANTIZATIONS = ("4bit", "8bit")
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 _NAMED = {"dtype": "'bfloat16'", "quantization": "'4bit'", "revision": "'main'"}
@@ -163,9 +165,15 @@ class Role:
         return _has_adapter_config(str(self.source), self.revision)
 
 
+Term = Role | Literal["base", "none"]
+
+
 @dataclass(frozen=True)
 class Pair:
     """An expert and its anti, whose difference steers with strength `alpha`.
+
+    Either may be `"base"`, the base itself, which is loaded once, and runs once under the base's own prompt format. The
+    anti may be `"none"`: then the expert's log-probabilities are added.
 
     `expert_prompt` and `anti_prompt` override the generator's formats for this pair: one model under two prompts is a
     pair too.
@@ -187,8 +195,8 @@ def as_pairs(expert: Any, anti: Any, pairs: Sequence[Pair] | None, alpha: float)
         OptionError: α is no finite number.
     """
     if pairs is None:
-        Role.of(expert, "expert")
-        Role.of(anti, "anti")
+        for name, source in (("expert", expert), ("anti", anti)):
+            _ = is_word(source, name) or Role.of(source, name)
         return [Pair(expert, anti, check_alpha(alpha))]
     if expert is not None or anti is not None:
         raise UnknownOptionError("pass either expert and anti, or pairs, not both.")
@@ -198,6 +206,37 @@ def as_pairs(expert: Any, anti: Any, pairs: Sequence[Pair] | None, alpha: float)
         raise RoleError("pairs is empty: pass at least one Pair(expert, anti).")
     require_few(len(pairs))
     return list(pairs)
+
+
+def is_word(source: Any, name: str) -> bool:
+    """Return whether the expert or anti (`name`) is a word in place of a model."""
+    return isinstance(source, str) and (source == BASE or (source == NONE and name == "anti"))
+
+
+def term_of(source: Any, name: str, base: Role, **defaults: Any) -> Term:
+    """Return an expert or anti as a word or a Role; arguments and errors as in `Role.of`.
+
+    Raises:
+        RoleError: It is the word for the base, and a folder here has the same name and is not the base.
+    """
+    if not is_word(source, name):
+        return Role.of(source, name, **defaults)
+    if Path(source).is_dir() and not base.is_loaded and Path(base.name_or_path).resolve() != Path(source).resolve():
+        raise RoleError(
+            f"{name} is {source!r}, a word of its own ({BASE}: the base itself; {NONE}: no anti), and a folder here "
+            f"has that name: pass {'./' + source!r} for the folder."
+        )
+    return BASE if source == BASE else NONE  # type: ignore[return-value]
+
+
+def named_roles(base: Role, pairs: Sequence[tuple[Term, Term]]) -> dict[str, Role]:
+    """Return the roles that are models of their own by name, base first."""
+    found = {"base": base}
+    for number, pair in enumerate(pairs, 1):
+        suffix = "" if len(pairs) == 1 else f"_{number}"
+        terms = zip(("expert", "anti"), pair, strict=True)
+        found |= {f"{name}{suffix}": term for name, term in terms if isinstance(term, Role)}
+    return found
 
 
 def require_few(num_pairs: int) -> None:

@@ -21,7 +21,7 @@ from proxytune.hf.loading import merged_generation_config
 from proxytune.hf.role import RoleModel
 from proxytune.hf.runtime import HfRuntime
 from proxytune.options import LoopSettings
-from proxytune.roles import Role
+from proxytune.roles import Role, Term
 from proxytune.vocabulary import shared_size
 
 RuntimeName = Literal["hf", "vllm", "auto"]
@@ -33,7 +33,7 @@ def choose_runtime(
     name: RuntimeName,
     engine_options: Mapping[str, Any] | None,
     base: Role,
-    pairs: Sequence[tuple[Role, Role]],
+    pairs: Sequence[tuple[Term, Term]],
 ) -> Literal["hf", "vllm"]:
     """Return the runtime to take; `auto` is vLLM where it is installed, a CUDA device is there and it can load these.
 
@@ -86,7 +86,7 @@ class RuntimeOptions:
     engine_options: Mapping[str, Any] | None = None
     loop: LoopSettings = field(default_factory=LoopSettings)
 
-    def choose(self, base: Role, pairs: Sequence[tuple[Role, Role]]) -> Literal["hf", "vllm"]:
+    def choose(self, base: Role, pairs: Sequence[tuple[Term, Term]]) -> Literal["hf", "vllm"]:
         """Return the runtime of these roles; errors as in `choose_runtime`.
 
         Raises:
@@ -131,7 +131,7 @@ def load_draft(source: Any, defaults: Mapping[str, Any], vocab_size: int, shared
 
 def new_vllm_composite(
     base: Role,
-    pairs: Sequence[tuple[Role, Role]],
+    pairs: Sequence[tuple[Term, Term]],
     config: ProxyTunedConfig,
     engine_options: Mapping[str, Any] | None,
 ) -> Any:

@@ -7,14 +7,14 @@ from typing import Any
 
 from proxytune.checkpoints import load_tokenizer
 from proxytune.errors import OptionError, ProxyTuneWarning, RoleError
-from proxytune.roles import Role
+from proxytune.roles import Role, Term, named_roles
 from proxytune.vocabulary import shared_size
 
 
 def resolve_tokenizers(
     model: Any,
     base: Role,
-    pairs: Sequence[tuple[Role, Role]],
+    pairs: Sequence[tuple[Term, Term]],
     tokenizer: Any,
     eos_token_ids: Sequence[int] | None,
 ) -> tuple[Any, tuple[int, ...], Mapping[str, Any]]:
@@ -36,11 +36,9 @@ def resolve_tokenizers(
         VocabularyError: The roles do not share token ids.
         OptionError: An id that ends a text is none of the shared ones.
     """
-    sources = {"base": base}
-    for number, (expert, anti) in enumerate(pairs):
-        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
-        sources |= {f"expert{suffix}": expert, f"anti{suffix}": anti}
-    tokenizers = {name: loaded for name, role in sources.items() if (loaded := load_tokenizer(role)) is not None}
+    tokenizers = {
+        name: loaded for name, role in named_roles(base, pairs).items() if (loaded := load_tokenizer(role)) is not None
+    }
     given = as_tokenizer(tokenizer)
     chosen = given if given is not None else tokenizers.get("base")
     if chosen is None and base.is_remote:

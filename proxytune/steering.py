@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,13 @@ class Strengths:
         """Return the columns `[B, active pairs]` of the pairs that are run."""
         columns = [pair for pair, is_active in enumerate(self.active) if is_active]
         return self.values[:, columns].to(device)
+
+
+def tables_of(logits: Any, pair: tuple[int, int | None]) -> tuple[Tensor, Tensor]:
+    """Return the logits of a pair's expert and anti from those of all roles, by index; an anti that is none is 0."""
+    expert, anti = pair
+    table: Tensor = logits[expert]
+    return table, table.new_zeros(1).expand_as(table) if anti is None else logits[anti]
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxytune.errors import InputError
+from proxytune.roles import NONE
 
 COMBINED = "combined"
 
@@ -68,7 +69,7 @@ class Trace:
     Attributes:
         alphas: Strength of each pair.
         distributions: Names of the distributions: every distinct role, base first, then combined.
-        pairs: For each pair the names of its expert and its anti.
+        pairs: For each pair the names of its expert and its anti, "none" (a uniform distribution) where it has no anti.
         tokens: In their order.
     """
 
@@ -135,7 +136,7 @@ class Trace:
 
     def _require_consistency(self) -> None:
         """Raise for what no trace has, so that whoever reads one can rely on it."""
-        named = {name for pair in self.pairs for name in pair}
+        named = {name for pair in self.pairs for name in pair} - {NONE}
         if self.distributions[:1] != ("base",) or self.distributions[-1:] != (COMBINED,):
             raise InputError(f"its distributions are {list(self.distributions)}: base comes first, {COMBINED} last.")
         if not named <= set(self.distributions) or len(self.alphas) != len(self.pairs):

@@ -68,7 +68,9 @@ def _banner(choice: RoleChoice) -> str:
     """Return which models talk, how strongly one is steered, and what can be typed."""
     lines = [f"base    {choice.base.name_or_path}"]
     for pair in choice.pairs:
-        lines += [f"expert  {pair.expert.name_or_path}", f"anti    {pair.anti.name_or_path}", f"alpha   {pair.alpha:g}"]
+        for name, term in (("expert", pair.expert), ("anti", pair.anti)):
+            lines.append(f"{name:<8}{term if isinstance(term, str) else term.name_or_path}")
+        lines.append(f"alpha   {pair.alpha:g}")
     return "\n".join([*lines, "/help shows the commands, /exit ends.", ""])
 
 

@@ -127,13 +127,10 @@ def _about_server(choice: RoleChoice) -> dict[str, Any]:
 def _vocabulary(choice: RoleChoice, roles: Sequence["Footprint"]) -> dict[str, Any]:
     """Return whether the roles share token ids, and how many."""
     from proxytune.checkpoints import load_tokenizer
-    from proxytune.roles import Role
+    from proxytune.roles import Role, named_roles
     from proxytune.vocabulary import shared_size
 
-    named = {"base": choice.base}
-    for number, pair in enumerate(choice.pairs, 1):
-        suffix = "" if len(choice.pairs) == 1 else f"_{number}"
-        named |= {f"expert{suffix}": pair.expert, f"anti{suffix}": pair.anti}
+    named = named_roles(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs])
     found = {name: tokenizer for name, role in named.items() if (tokenizer := load_tokenizer(role)) is not None}
     if choice.tokenizer is not None:
         found = {"base": load_tokenizer(Role(choice.tokenizer)), **found}

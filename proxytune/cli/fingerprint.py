@@ -14,7 +14,7 @@ from proxytune.options import GenerationOptions
 
 if TYPE_CHECKING:
     from proxytune.cli.role_arguments import RoleChoice
-    from proxytune.roles import Role
+    from proxytune.roles import Term
 
 Settings = Mapping[str, Any]
 
@@ -105,7 +105,9 @@ def _difference(stored: Any, present: Any, name: str) -> str | None:
     return None if stored == present else f"{name} was {stored!r}, and is {present!r} now"
 
 
-def _model(role: "Role") -> dict[str, Any]:
+def _model(role: "Term") -> dict[str, Any]:
+    if isinstance(role, str):
+        return {"source": role}
     if role.is_remote:
         return {"source": role.name_or_path, "top_logprobs": role.source.top_logprobs}
     quantization = role.quantization

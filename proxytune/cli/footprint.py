@@ -11,7 +11,7 @@ from proxytune.checkpoints import read_config
 from proxytune.errors import RoleError
 from proxytune.library_errors import reason_of
 from proxytune.prompts import PromptFormat
-from proxytune.roles import Pair, Role
+from proxytune.roles import BASE, Pair, Role
 
 # What bitsandbytes keeps per weight: nf4 in blocks of 64, their scales quantised again in blocks of 256.
 _BYTES_PER_4BIT_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -78,6 +78,7 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
     caches: dict[Any, str] = {}
     for name, role, prompt_format in _named_roles(base, pairs, formats):
         below = pairs[_pair_index(name)].anti if name.startswith("expert") and role.is_adapter else None
+        below = base if below == BASE else below
         model = measure(below or role, name)
         owner = below or role
         key = (owner.name_or_path, str(owner.dtype), str(owner.quantization), str(owner.location))
@@ -157,8 +158,12 @@ def _named_roles(base: Role, pairs: Sequence[Pair], formats: Any) -> Iterator[tu
         yield "base", base, formats["base_prompt"]
     for number, pair in enumerate(pairs, 1):
         suffix = "" if len(pairs) == 1 else f"_{number}"
-        yield f"expert{suffix}", pair.expert, pair.expert_prompt or formats["expert_prompt"]
-        yield f"anti{suffix}", pair.anti, pair.anti_prompt or formats["anti_prompt"]
+        for name, term in (("expert", pair.expert), ("anti", pair.anti)):
+            own = getattr(pair, f"{name}_prompt") or formats[f"{name}_prompt"]
+            if term == BASE and not base.is_remote:
+                yield f"{name}{suffix}", base, formats["base_prompt"] if own == "raw" else own
+            elif isinstance(term, Role):
+                yield f"{name}{suffix}", term, own
 
 
 def _pair_index(name: str) -> int:

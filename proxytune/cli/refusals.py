@@ -21,6 +21,7 @@ def loaded_models(choice: RoleChoice, roles: Sequence[Footprint], options: Mappi
         RoleError: An adapter that does not belong to its anti.
         OptionError: Another model drafts, whose size is not known here.
     """
+    from proxytune.roles import BASE
     from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
 
     by_name = {role.name: role for role in roles}
@@ -31,7 +32,8 @@ def loaded_models(choice: RoleChoice, roles: Sequence[Footprint], options: Mappi
             continue  # the same model, loaded already
         if anti is not None:
             pair = choice.pairs[int(role.name.partition("_")[2] or 1) - 1]
-            arguments = (pair.expert, role.name, pair.anti, role.config, options)
+            below = choice.base if pair.anti == BASE else pair.anti
+            arguments = (pair.expert, role.name, below, role.config, options)
             if is_asked_to_merge(options) or merge_reason(*arguments) is not None:
                 role = replace(role, weight_bytes=anti.weight_bytes)
         found.append(role)

@@ -99,8 +99,18 @@ def add_role_arguments(
         "roles", "hub ids or folders; with none given, the trio that comes with proxytune"
     )
     group.add_argument("--base", metavar="MODEL", help="M: the model to steer")
-    group.add_argument("--expert", metavar="MODEL", help="M+: the small tuned model, or a peft adapter over the anti")
-    group.add_argument("--anti", metavar="MODEL", help="M-: the small model before tuning")
+    group.add_argument(
+        "--expert",
+        metavar="MODEL",
+        help="M+: the small tuned model, or a peft adapter over the anti; or 'base', itself",
+    )
+    group.add_argument(
+        "--anti", metavar="MODEL", help="M-: the small model before tuning; or 'base', itself, or 'none', no anti"
+    )
+    group.add_argument("--amateur", metavar="MODEL", help="in place of expert and anti: contrastive decoding")
+    group.add_argument("--domain", metavar="MODEL", help="likewise: a product, or by --rule mixture a mixture, with it")
+    group.add_argument("--reward-model", metavar="MODEL", help="likewise: an autoregressive reward model")
+    group.add_argument("--negative-prompt", metavar="FORMAT", help="likewise: guidance, away from the base under it")
     if has_model:
         group.add_argument(
             "--model", metavar="FOLDER", help="in place of the three: what `proxytune save` wrote, or its hub id"
@@ -131,15 +141,18 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         PromptFormatError: An unknown format.
     """
     from proxytune.checkpoints import require_files
-    from proxytune.roles import Pair, Role
+    from proxytune.roles import Pair, is_word, named_roles, term_of
 
     if args.alpha is not None:
         check_alpha(args.alpha)
+    args = with_terms(args)
     given = [role for role in ROLES if getattr(args, role)]
     folder = getattr(args, "model", None)
     if folder and given:
         raise RoleError(f"--model and --{given[0]} were both given: a proxy folder names all three roles, so pass one.")
-    sources: dict[str, str | None] = {role: getattr(args, role) for role in given}
+    sources: dict[str, str | None] = {
+        role: source for role in given if not is_word(source := getattr(args, role), role)
+    }
     draft = getattr(args, "draft", "expert")
     sources |= {"model": folder, "tokenizer": args.tokenizer, "draft": None if draft == "expert" else draft}
     require_available(sources)
@@ -155,8 +168,8 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
     if missing:
         raise RoleError(f"{missing} is missing: pass --{missing} with a hub id or a folder.")
     base = _base(args, named["base"])
-    expert, anti = (Role.of(named[role], role, **_settings(args, role)) for role in ROLES[1:])
-    for name, role in (("base", base), ("expert", expert), ("anti", anti)):
+    expert, anti = (term_of(named[role], role, base, **_settings(args, role)) for role in ROLES[1:])
+    for name, role in named_roles(base, [(expert, anti)]).items():
         require_files(role, name)
     return RoleChoice(
         base=base,
@@ -194,7 +207,7 @@ def _add_loading(group: Any) -> None:
 def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> RoleChoice:
     from proxytune.checkpoints import load_tokenizer
     from proxytune.hf.folder import local_folder
-    from proxytune.hf.loading import base_of, load_config
+    from proxytune.hf.loading import base_of, load_config, term_from
     from proxytune.roles import Pair, Role
 
     try:
@@ -207,7 +220,7 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
     folder = str(local_folder(folder))
     pairs = []
     for number, entry in enumerate(config.pairs or []):
-        expert, anti = (Role(**{**entry[role], **_settings(args, role)}) for role in ("expert", "anti"))
+        expert, anti = (term_from(entry[role], **_settings(args, role)) for role in ("expert", "anti"))
         own = {key: None if getattr(args, key, None) else entry.get(key) for key in ("expert_prompt", "anti_prompt")}
         pairs.append(Pair(expert, anti, config.alphas[number] if args.alpha is None else args.alpha, **own))
     stored = {f"{role}_prompt": getattr(config, f"{role}_prompt") for role in ROLES}
@@ -248,6 +261,19 @@ def _runtime(args: argparse.Namespace) -> dict[str, Any]:
         "draft": getattr(args, "draft", "expert"),
         "is_debug": args.debug,
     }
+
+
+def with_terms(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments with the roles and the rule of a method that they name."""
+    from proxytune.methods import METHODS, as_terms
+
+    given = vars(args)
+    named = {name: given[name] for name in METHODS}
+    if all(value is None for value in named.values()):
+        return args
+    others = as_terms(named, args.expert, args.anti, given.get("anti_prompt"), args.rule)
+    terms = dict(zip(("expert", "anti", "anti_prompt", "rule"), others, strict=True))
+    return argparse.Namespace(**{**given, **dict.fromkeys(METHODS), **terms})
 
 
 def _rule(args: argparse.Namespace) -> str | None:

@@ -76,13 +76,10 @@ def _shared_format(choice: RoleChoice) -> str:
 def _settle_vocabulary(choice: RoleChoice, composite: "VllmComposite") -> tuple[int, ...]:
     """Write the number of shared ids into the composite's config; return the ids that end a completion."""
     from proxytune.checkpoints import load_tokenizer
-    from proxytune.roles import Role
+    from proxytune.roles import Role, named_roles
     from proxytune.vocabulary import shared_size
 
-    named = {"base": choice.base}
-    for number, pair in enumerate(choice.pairs, 1):
-        suffix = "" if len(choice.pairs) == 1 else f"_{number}"
-        named |= {f"expert{suffix}": pair.expert, f"anti{suffix}": pair.anti}
+    named = named_roles(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs])
     own = {name: found for name, role in named.items() if (found := load_tokenizer(role)) is not None}
     shared = None if choice.tokenizer is None else load_tokenizer(Role(choice.tokenizer))
     tokenizer = own.get("base") if shared is None else shared

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from proxytune.options import pair_alphas
+from proxytune.roles import BASE
 from proxytune.rules import DEFAULT
 
 
@@ -17,7 +18,7 @@ class ProxyTunedConfig(PreTrainedConfig):
         base: The base role: `{"source": hub id or folder}`, and optionally dtype, quantization, revision; behind an API
             `{"source": "openai:<model>", "remote": settings}`.
         pairs: One entry per pair: `{"expert": role, "anti": role, "alpha": number}`, and optionally `expert_prompt` and
-            `anti_prompt` overriding the formats below.
+            `anti_prompt` overriding the formats below. Either may be `"base"`, and an anti `"none"`.
         rule: Text of the rule that combines their logits, as `proxytune.rules.rule_of` reads it.
         base_prompt: Prompt format of the base.
         expert_prompt: Prompt format of the experts.
@@ -52,9 +53,13 @@ class ProxyTunedConfig(PreTrainedConfig):
         AutoModelForCausalLM.register(ProxyTunedConfig, model, exist_ok=True)
 
     def prompt_formats(self, pair: int) -> tuple[str, str]:
-        """Return the formats of the expert and the anti of one pair."""
+        """Return the formats of the expert and the anti of one pair; unless told otherwise the base has its own."""
         entry = (self.pairs or [])[pair]
-        return entry.get("expert_prompt") or self.expert_prompt, entry.get("anti_prompt") or self.anti_prompt
+        formats = {"expert": self.expert_prompt, "anti": self.anti_prompt}
+        for name, form in formats.items():
+            unsaid = self.base_prompt if entry.get(name) == BASE and form == "raw" else form
+            formats[name] = entry.get(f"{name}_prompt") or unsaid
+        return formats["expert"], formats["anti"]
 
     @property
     def alphas(self) -> tuple[float, ...]:

@@ -212,8 +212,9 @@ def _named_roles(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "base", config.base
     for number, pair in enumerate(config.pairs, 1):
         suffix = "" if len(config.pairs) == 1 else f" {number}"
-        yield f"expert{suffix}", pair["expert"]
-        yield f"anti{suffix}", pair["anti"]
+        for name in ("expert", "anti"):
+            if isinstance(pair[name], dict):
+                yield f"{name}{suffix}", pair[name]
 
 
 def _is_local(source: str, folder: Path) -> bool:

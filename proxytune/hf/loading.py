@@ -21,7 +21,7 @@ from proxytune.hf.role import Adapted
 from proxytune.library_errors import reason_of
 from proxytune.options import check_alpha
 from proxytune.prompts import PromptFormat
-from proxytune.roles import Pair, Role, require_few
+from proxytune.roles import BASE, NONE, Pair, Role, Term, is_word, named_roles, require_few
 from proxytune.rules import Rule, rule_of
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base", "gguf_file")
@@ -29,9 +29,9 @@ _PAIR = ("expert", "anti")
 
 
 def load_models(
-    base: Role, pairs: Sequence[tuple[Role, Role]], tokenizer: Any = None
+    base: Role, pairs: Sequence[tuple[Term, Term]], tokenizer: Any = None
 ) -> tuple[Any, list[tuple[Any, Any]]]:
-    """Return the models of base and pairs; equal roles are one model.
+    """Return the models of base and pairs; equal roles are one model, and an anti that is none is None.
 
     Order of loading is base, expert, anti, so that the largest model gets the memory first. A base behind an API is
     asked what it can do, with `tokenizer` or one of the small models', whose ids are its own by contract.
@@ -43,19 +43,30 @@ def load_models(
     models = []
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
-        if not expert.is_adapter:
-            expert_model = _load_once(expert, f"expert{suffix}", loaded)
-            models.append((expert_model, _load_once(anti, f"anti{suffix}", loaded)))
+
+        def model_of(term: Term, name: str) -> Any:
+            if isinstance(term, Role):
+                return _load_once(term, name, loaded)
+            return base_model if term == BASE else None
+
+        if expert == BASE or not expert.is_adapter:
+            expert_model = model_of(expert, f"expert{suffix}")
+            models.append((expert_model, model_of(anti, f"anti{suffix}")))
             continue
-        anti_model = _load_once(anti, f"anti{suffix}", loaded)
-        models.append((_load_adapted(expert, f"expert{suffix}", anti, anti_model, wrappers), anti_model))
+        below = base if anti == BASE else anti
+        if below == NONE or below.is_remote:
+            raise RoleError(
+                f"expert{suffix} is an adapter, and its anti is {str(anti)!r}: pass the model that it adapts as anti."
+            )
+        anti_model = model_of(anti, f"anti{suffix}")
+        models.append((_load_adapted(expert, f"expert{suffix}", below, anti_model, wrappers), anti_model))
     return base_model, models
 
 
 def config_of(
     base: Role,
     pairs: Sequence[Pair],
-    roles: Sequence[tuple[Role, Role]],
+    roles: Sequence[tuple[Term, Term]],
     formats: Mapping[str, str],
     rule: Rule | str | None = None,
 ) -> ProxyTunedConfig:
@@ -68,8 +79,10 @@ def config_of(
     return ProxyTunedConfig(base=stored(base), pairs=entries, rule=str(rule_of(rule)), **formats)
 
 
-def stored(role: Role) -> dict[str, Any]:
-    """Return what a proxy folder keeps of a role: never trust_remote_code, nor where it was placed."""
+def stored(role: Term) -> Any:
+    """Return what a proxy folder keeps of a role: never trust_remote_code, nor where it was placed; words stay."""
+    if not isinstance(role, Role):
+        return role
     entry: dict[str, Any] = {"source": role.name_or_path}
     if role.is_remote:
         return entry | {"remote": stored_settings(role.source)}
@@ -127,12 +140,17 @@ def load_config(
     return config
 
 
-def roles_of(config: ProxyTunedConfig, **defaults: Any) -> tuple[Role, list[tuple[Role, Role]]]:
+def roles_of(config: ProxyTunedConfig, **defaults: Any) -> tuple[Role, list[tuple[Term, Term]]]:
     """Return the roles a config names; `defaults` fill (dtype: replace) what it leaves open."""
     given = {key: value for key, value in defaults.items() if value is not None}
     base = base_of(config, **given)
-    pairs = [(Role(**{**pair["expert"], **given}), Role(**{**pair["anti"], **given})) for pair in config.pairs or []]
+    pairs = [(term_from(pair["expert"], **given), term_from(pair["anti"], **given)) for pair in config.pairs or []]
     return base, pairs
+
+
+def term_from(entry: Any, **given: Any) -> Term:
+    """Return an expert or anti as a config names it; `given` says how a model is loaded."""
+    return entry if isinstance(entry, str) else Role(**{**entry, **given})  # type: ignore[return-value]
 
 
 def base_of(config: ProxyTunedConfig, **given: Any) -> Role:
@@ -171,7 +189,8 @@ def save_composite(composite: Any, folder: Any) -> None:
 def _is_well_formed(config: ProxyTunedConfig) -> bool:
     """Return whether every role's entry is one; in particular no folder may ask that its code be trusted."""
     pairs = config.pairs if isinstance(config.pairs, list) else [None]
-    entries = [config.base, *(pair.get(name) if isinstance(pair, dict) else None for pair in pairs for name in _PAIR)]
+    terms = [(name, pair.get(name) if isinstance(pair, dict) else None) for pair in pairs for name in _PAIR]
+    entries = [config.base, *(term for name, term in terms if not is_word(term, name))]
     if isinstance(config.base, dict) and set(config.base) == {"source", "remote"}:
         entries[0] = {"source": config.base["source"]}
     return all(
@@ -181,18 +200,17 @@ def _is_well_formed(config: ProxyTunedConfig) -> bool:
 
 
 def _role_entries(config: ProxyTunedConfig) -> list[dict[str, Any]]:
-    return [config.base or {}, *(pair[name] for pair in config.pairs or [] for name in _PAIR)]
+    terms = [pair[name] for pair in config.pairs or [] for name in _PAIR]
+    return [config.base or {}, *(term for term in terms if isinstance(term, dict))]
 
 
-def _require_all(base: Role, pairs: Sequence[tuple[Role, Role]]) -> None:
+def _require_all(base: Role, pairs: Sequence[tuple[Term, Term]]) -> None:
     """Look for every role's files, so that a missing expert is not found after minutes of loading the base."""
-    require_files(base, "base")
-    for expert, anti in pairs:
-        require_files(expert, "expert")
-        require_files(anti, "anti")
+    for name, role in named_roles(base, pairs).items():
+        require_files(role, name.partition("_")[0])
 
 
-def connect_base(base: Role, pairs: Sequence[tuple[Role, Role]], tokenizer: Any = None) -> RemoteCausalLM:
+def connect_base(base: Role, pairs: Sequence[tuple[Term, Term]], tokenizer: Any = None) -> RemoteCausalLM:
     """Return a base behind an API, asked with `tokenizer`, or with the first that a small model brings.
 
     Raises:
@@ -201,7 +219,7 @@ def connect_base(base: Role, pairs: Sequence[tuple[Role, Role]], tokenizer: Any 
     """
     if isinstance(tokenizer, str):
         tokenizer = load_tokenizer(Role(tokenizer))
-    for role in (role for pair in pairs for role in pair):
+    for role in named_roles(base, pairs).values():
         tokenizer = load_tokenizer(role) if tokenizer is None else tokenizer
     if tokenizer is None:
         raise RoleError(

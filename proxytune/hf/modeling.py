@@ -35,9 +35,9 @@ from proxytune.hf.loading import (
 from proxytune.hf.probing import probed
 from proxytune.hf.role import RolePrompt, distinct_roles
 from proxytune.hf.support import Support
-from proxytune.roles import Role
+from proxytune.roles import Role, Term
 from proxytune.rules import rule_of
-from proxytune.steering import AlphaLike, Strengths
+from proxytune.steering import AlphaLike, Strengths, tables_of
 
 _ROLE_FIELDS = ("dtype", "device_map", "quantization", "trust_remote_code")
 _OWN_ARGUMENTS = ("alpha", "role_prompts", "prompt_length", "clamp_positions")
@@ -49,7 +49,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
     Attributes:
         roles: Every distinct role, base first. Pairs that share an anti (or one model under one prompt format) share it
             here too, with one forward pass and one cache.
-        pair_roles: For each pair the indices of its expert and its anti in `roles`.
+        pair_roles: For each pair the indices of its expert and its anti in `roles`, None for an anti that is none.
         rule: Rule that combines their logits, named by the config.
     """
 
@@ -68,7 +68,8 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             config: Says α and prompt formats; its sizes are filled in here.
             base: A causal LM.
-            pairs: (expert, anti) causal LMs; an expert may be `Adapted`, and over its anti it shares the weights.
+            pairs: (expert, anti) causal LMs; an expert may be `Adapted`, and over its anti it shares the weights. An
+                anti that is none is None.
         """
         super().__init__(config)
         # Before the roles come in: it initialises every weight it does not know as loaded, those of adapters too.
@@ -96,7 +97,7 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_roles(
-        cls, base: Role, pairs: Sequence[tuple[Role, Role]], config: ProxyTunedConfig, tokenizer: Any = None
+        cls, base: Role, pairs: Sequence[tuple[Term, Term]], config: ProxyTunedConfig, tokenizer: Any = None
     ) -> "ProxyTunedForCausalLM":
         """Return the composite of these roles; arguments as in `proxytune.hf.loading.load_models`."""
         base_model, models = load_models(base, pairs, tokenizer)
@@ -332,12 +333,9 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
             names, unused = [role.name for role in self.roles], self._unused_rows(strengths)
             require_finite(logits, names, role_inputs, logits_to_keep=logits_to_keep, unused=unused)
         # Inputs that were prepared say who takes part, also where the strengths are on another device than the host.
-        active = [logits[expert] is not None and logits[anti] is not None for expert, anti in self.pair_roles]
-        pairs = [
-            (logits[expert].to(self.device), logits[anti].to(self.device))  # type: ignore[union-attr]
-            for (expert, anti), is_active in zip(self.pair_roles, active, strict=True)
-            if is_active
-        ]
+        active = [all(index is None or logits[index] is not None for index in pair) for pair in self.pair_roles]
+        tables = [None if table is None else table.to(self.device) for table in logits]
+        pairs = [tables_of(tables, pair) for pair, is_active in zip(self.pair_roles, active, strict=True) if is_active]
         values = replace(strengths, active=tuple(active)).of_active_pairs(self.device)
         if self.rule.schedule is not None:
             positions = _positions(answer_position, logits[0].shape[1], self.device)  # type: ignore[union-attr]
@@ -378,7 +376,16 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         """Return the indices of the roles that take part: the base, and those of pairs that are active."""
         pairs = zip(self.pair_roles, active, strict=True)
         return sorted(
-            {0, *(role_index for role_indices, is_active in pairs if is_active for role_index in role_indices)}
+            {
+                0,
+                *(
+                    index
+                    for role_indices, is_active in pairs
+                    if is_active
+                    for index in role_indices
+                    if index is not None
+                ),
+            }
         )
 
     def _expand_inputs_for_generation(  # type: ignore[no-untyped-def]

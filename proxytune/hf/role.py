@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, StaticCache
 
-from proxytune.errors import RuntimeUnsupportedError
+from proxytune.errors import RoleError, RuntimeUnsupportedError
 from proxytune.hf.cache import StateCache
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.hf.remote_base import RemoteCausalLM
@@ -268,8 +268,12 @@ def positions(attention_mask: Tensor | None, length: int, device: torch.device) 
 
 def distinct_roles(
     config: ProxyTunedConfig, base: Any, pairs: Sequence[tuple[Any, Any]]
-) -> tuple[list[RoleModel], list[tuple[int, int]]]:
-    """Return the roles without repetition and, per pair, the indices of expert and anti among them."""
+) -> tuple[list[RoleModel], list[tuple[int, int | None]]]:
+    """Return the roles without repetition and, per pair, the indices of expert and anti, None for none.
+
+    Raises:
+        RoleError: A base behind an API would run under two prompt formats.
+    """
     roles: list[RoleModel] = []
     # peft injects its layers into the model it adapts, so whoever else runs that model must switch them off.
     adapted = [model for model in (base, *chain(*pairs)) if isinstance(model, Adapted)]
@@ -281,14 +285,20 @@ def distinct_roles(
         for index, role in enumerate(roles):
             if (role.model is inner, role.adapter_name, role.prompt_format) == (True, adapter_name, prompt_format):
                 return index
+        if roles and isinstance(inner, RemoteCausalLM):
+            raise RoleError(
+                f"{name} is the base under prompt format {prompt_format!r}, and a base behind an API is asked under "
+                f"its own alone, {roles[0].prompt_format!r}: load the base here, or name another model."
+            )
         roles.append(RoleModel(name, inner, wrappers.get(id(inner)), adapter_name, prompt_format))
         return len(roles) - 1
 
     index_of("base", base, config.base_prompt)
-    pair_roles = []
+    pair_roles: list[tuple[int, int | None]] = []
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
         expert_format, anti_format = config.prompt_formats(number)
         expert_index = index_of(f"expert{suffix}", expert, expert_format)
-        pair_roles.append((expert_index, index_of(f"anti{suffix}", anti, anti_format)))
+        anti_index = None if anti is None else index_of(f"anti{suffix}", anti, anti_format)
+        pair_roles.append((expert_index, anti_index))
     return roles, pair_roles

@@ -11,7 +11,8 @@ from proxytune.hf.cache import new_cache
 from proxytune.hf.finite import require_finite, rows_named
 from proxytune.hf.modeling import ProxyTunedForCausalLM
 from proxytune.hf.role import RoleModel
-from proxytune.steering import Strengths, cross_entropy, kl_divergence
+from proxytune.roles import NONE
+from proxytune.steering import Strengths, cross_entropy, kl_divergence, tables_of
 from proxytune.token_text import TokenReader, added_texts
 from proxytune.trace import COMBINED, Candidate, TokenTrace, Trace
 
@@ -44,7 +45,10 @@ def trace_continuation(
     return Trace(
         alphas=request.alphas,
         distributions=(*(role.name for role in model.roles), COMBINED),
-        pairs=tuple((model.roles[expert].name, model.roles[anti].name) for expert, anti in model.pair_roles),
+        pairs=tuple(
+            (model.roles[expert].name, NONE if anti is None else model.roles[anti].name)
+            for expert, anti in model.pair_roles
+        ),
         tokens=tuple(tokens),
     )
 
@@ -85,7 +89,7 @@ class _Chunk:
         first_position: int,
     ) -> None:
         """`logits` are `[T, V]` per role, base first, and of the tokens from `first_position` on."""
-        self._pairs = [(logits[expert], logits[anti]) for expert, anti in model.pair_roles]
+        self._pairs = [tables_of(logits, pair) for pair in model.pair_roles]
         self._base = logits[0]
         # One row of T positions; the rule's logits are `[B, T, V]`.
         pairs = [(expert[None], anti[None]) for expert, anti in self._pairs]

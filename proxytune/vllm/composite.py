@@ -13,13 +13,12 @@ from transformers import GenerationConfig
 
 from proxytune.adapters import load_adapter
 from proxytune.checkpoints import load_model, read_config
-from proxytune.errors import ProxyTuneWarning, RuntimeUnsupportedError
-from proxytune.roles import Role
+from proxytune.errors import ProxyTuneWarning, RoleError, RuntimeUnsupportedError
+from proxytune.roles import BASE, NONE, Role, Term, named_roles
 from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
 from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
 from proxytune.vllm.speculation import OPTION as SPECULATION
 
-_PAIR = ("expert", "anti")
 _HF = 'take runtime="hf" for this.'
 
 
@@ -47,7 +46,7 @@ class VllmComposite:
     Attributes:
         config: The `ProxyTunedConfig`; its sizes are filled in here.
         roles: Every distinct role under its prompt format, base first.
-        pair_roles: For each pair the indices of its expert and its anti in `roles`.
+        pair_roles: For each pair the indices of its expert and its anti in `roles`, None for an anti that is none.
         dtype: Of all roles.
         engine_options: vLLM's `EngineArgs` beyond those that make the composite.
         generation_config: Ids that begin and end a text; set by whoever merges the roles'.
@@ -56,7 +55,7 @@ class VllmComposite:
 
     config: Any
     roles: list[VllmRole]
-    pair_roles: list[tuple[int, int]]
+    pair_roles: list[tuple[int, int | None]]
     dtype: torch.dtype
     engine_options: Mapping[str, Any]
     merged: Any = None
@@ -78,16 +77,19 @@ class VllmComposite:
         model_indices = [distinct.index(role.plan) for role in self.roles]
         return Plan(
             roles=tuple(distinct),
-            pairs=tuple((model_indices[expert], model_indices[anti]) for expert, anti in self.pair_roles),
+            pairs=tuple(
+                (model_indices[expert], None if anti is None else model_indices[anti])
+                for expert, anti in self.pair_roles
+            ),
             alphas=check_alphas(self.config.alphas),
             vocab_size=self.config.vocab_size,
             rule=self.config.rule,
         )
 
 
-def unsupported_reason(base: Role, pairs: Sequence[tuple[Role, Role]]) -> str | None:
+def unsupported_reason(base: Role, pairs: Sequence[tuple[Term, Term]]) -> str | None:
     """Return why these roles, as they were given, cannot run in vLLM; None if they can."""
-    named = [("base", base), *((name, role) for pair in pairs for name, role in zip(_PAIR, pair, strict=True))]
+    named = [(name.partition("_")[0], role) for name, role in named_roles(base, pairs).items()]
     return next((reason for name, role in named if (reason := _role_unsupported_reason(name, role)) is not None), None)
 
 
@@ -111,7 +113,7 @@ def _role_unsupported_reason(name: str, role: Role) -> str | None:
 
 
 def new_composite(
-    base: Role, pairs: Sequence[tuple[Role, Role]], config: Any, engine_options: Mapping[str, Any] | None
+    base: Role, pairs: Sequence[tuple[Term, Term]], config: Any, engine_options: Mapping[str, Any] | None
 ) -> VllmComposite:
     """Return the composite of these roles, every one of them checked; an adapter shares its anti, or is merged on disk.
 
@@ -125,19 +127,25 @@ def new_composite(
     options = dict(engine_options or {})
     merged = _Merged()
     roles: list[VllmRole] = []
-    pair_roles = []
+    pair_roles: list[tuple[int, int | None]] = []
     _role_index(roles, "base", base, config.base_prompt)
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
         formats = config.prompt_formats(number)
+        expert, anti = (base if term == BASE else term for term in (expert, anti))
         over = None
         if expert.is_adapter:
+            if anti == NONE:
+                raise RoleError(
+                    f"expert{suffix} is an adapter without an anti: pass the model that it adapts as the anti."
+                )
             over = _same_model(roles, anti) or _read(f"anti{suffix}", anti, formats[1])
             if _is_merged(expert, f"expert{suffix}", anti, over.config, options):
                 expert, over = merged.add(expert, anti, f"expert{suffix}"), None
         expert_index = _role_index(roles, f"expert{suffix}", expert, formats[0], over)
-        pair_roles.append((expert_index, _role_index(roles, f"anti{suffix}", anti, formats[1])))
-    dtype = _shared_dtype([base, *(role for pair in pairs for role in pair)], roles)
+        anti_index = None if anti == NONE else _role_index(roles, f"anti{suffix}", anti, formats[1])
+        pair_roles.append((expert_index, anti_index))
+    dtype = _shared_dtype(list(named_roles(base, pairs).values()), roles)
     if (limit := options.get("max_model_len")) is not None and limit > 0:
         roles = [replace(role, max_context=min(limit, role.max_context or limit)) for role in roles]
     contexts = [role.max_context for role in roles if role.max_context is not None]

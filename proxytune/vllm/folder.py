@@ -15,7 +15,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from proxytune.errors import RoleError, RuntimeUnsupportedError
 from proxytune.options import pair_alphas
-from proxytune.roles import Role
+from proxytune.roles import Role, Term, is_word
 from proxytune.rules import DEFAULT
 from proxytune.vllm import compat
 from proxytune.vllm.alpha import processor_name
@@ -71,14 +71,17 @@ class _Folder:
     """A proxy folder's config.json."""
 
     base: Role
-    pairs: list[tuple[Role, Role]]
+    pairs: list[tuple[Term, Term]]
     settings: Any
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], folder: Path) -> "_Folder":
         try:
             base = _role(entry["base"], folder)
-            pairs = [(_role(pair["expert"], folder), _role(pair["anti"], folder)) for pair in entry["pairs"]]
+            pairs = [
+                tuple(term if is_word(term := pair[name], name) else _role(term, folder) for name in _ROLES[1:])
+                for pair in entry["pairs"]
+            ]
             alphas = pair_alphas([pair.get("alpha", 1.0) for pair in entry["pairs"]], len(pairs))
         except (KeyError, TypeError, AttributeError) as error:
             raise RoleError(f"{str(folder)!r} names no base and pairs: write it with save_pretrained.") from error

@@ -11,6 +11,7 @@ from vllm.sequence import IntermediateTensors
 
 from proxytune.errors import RuntimeUnsupportedError
 from proxytune.rules import rule_of
+from proxytune.steering import tables_of
 from proxytune.vllm import compat
 from proxytune.vllm.adapter import read_factors
 from proxytune.vllm.alpha import COLUMNS_PER_ALPHA, AlphaRows, from_columns, to_columns
@@ -42,8 +43,8 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         self.alpha_rows = AlphaRows.of(vllm_config)
         if self.rule.schedule is not None and self.alpha_rows is None:
             raise RuntimeUnsupportedError(
-                f"rule {str(self.rule)!r} has a schedule, and this engine was started without the processor that knows "
-                'where answers begin: start it by ProxyGenerator(..., runtime="vllm") or `proxytune serve`.'
+                f"rule {str(self.rule)!r} has a schedule, and this engine was started without what knows where answers "
+                'begin: start it by ProxyGenerator(..., runtime="vllm") or `proxytune serve`, and without drafts.'
             )
 
     def _new_model(self, role: RolePlan, vllm_config: Any) -> Any:
@@ -151,8 +152,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         width = min(table.shape[-1] for table in logits)
         # N rows of one position each; the rule's logits are `[B, T, V]`.
         rows = [table[:, None, :width] for table in logits]
-        pairs = [(rows[expert], rows[anti]) for expert, anti in self.plan.pairs]
-        return self.rule(rows[0], pairs, strengths)[:, 0]
+        return self.rule(rows[0], [tables_of(rows, pair) for pair in self.plan.pairs], strengths)[:, 0]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Hand each role its weights; return the names of those that were loaded."""

@@ -40,14 +40,14 @@ class Plan:
 
     Attributes:
         roles: Every distinct model, base first.
-        pairs: For each pair the indices of its expert and its anti in `roles`.
+        pairs: For each pair the indices of its expert and its anti in `roles`, None for an anti that is none.
         alphas: The configured strength of each pair.
         vocab_size: Number of ids all roles share; None for the narrowest role's.
         rule: Text of the rule that combines their logits.
     """
 
     roles: tuple[RolePlan, ...]
-    pairs: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int | None], ...]
     alphas: tuple[float, ...]
     vocab_size: int | None = None
     rule: str = DEFAULT
@@ -90,7 +90,7 @@ class Plan:
             )
         return cls(
             roles=tuple(RolePlan(**role) for role in entry["roles"]),
-            pairs=tuple((int(expert), int(anti)) for expert, anti in entry["pairs"]),
+            pairs=tuple((int(expert), None if anti is None else int(anti)) for expert, anti in entry["pairs"]),
             alphas=pair_alphas(entry["alphas"], len(entry["pairs"])),
             vocab_size=entry["vocab_size"],
             rule=entry["rule"],

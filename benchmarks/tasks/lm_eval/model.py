@@ -242,10 +242,12 @@ def response_cache(folder: Path, lm: ProxyTuneLM) -> str:
 
 
 def _roles(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [pair[role] for pair in pairs for role in ("expert", "anti")]
+    return [pair[role] for pair in pairs for role in ("expert", "anti") if isinstance(pair[role], dict)]
 
 
-def _role(stored: dict[str, Any]) -> dict[str, Any]:
+def _role(stored: Any) -> Any:
+    if isinstance(stored, str):
+        return stored
     source = stored["source"]
     identity = model_identity(source, stored.get("revision")) if source else {"source": None}
     return {**identity, **{key: value for key, value in stored.items() if key not in ("source", "revision")}}

@@ -14,7 +14,7 @@ from proxytune.hf.decoding.runners import LoraPairRunner, RoleRunner, SharedPair
 from proxytune.hf.decoding.stats import Stopwatch
 from proxytune.hf.role import RoleModel
 from proxytune.rules import Rule
-from proxytune.steering import Strengths
+from proxytune.steering import Strengths, tables_of
 
 DRAFT = -1  # the index of a draft model, which is no role of the composite
 
@@ -23,7 +23,7 @@ class RoleGroup:
     """Runners of base, expert and anti over one batch.
 
     Attributes:
-        expert_drafts: Whether an expert drafts, whose logits then enter the rule.
+        expert_drafts: Whether an expert drafts, or the anti of one that is the base, whose logits then enter the rule.
         peaks: `[B, T]` of the last forward: NaN or infinite where a role's logits are broken.
     """
 
@@ -65,9 +65,10 @@ class RoleGroup:
         self._pairs = [pair for pair, is_active in zip(model.pair_roles, strengths.active, strict=True) if is_active]
         self._strengths = strengths.of_active_pairs(self._device)
         self._rule_ends_at = math.inf if rule.schedule is None else rule.schedule.ends_at
-        self.expert_drafts = draft is None and bool(self._pairs)
-        self._drafter_index = self._pairs[0][0] if self.expert_drafts else DRAFT
-        indices = {0, *(index for pair in self._pairs for index in pair)}
+        small = [index for index in _indices(self._pairs) if model.roles[index].model is not model.roles[0].model]
+        self.expert_drafts = draft is None and bool(small)
+        self._drafter_index = small[0] if self.expert_drafts else DRAFT
+        indices = {0, *_indices(self._pairs)}
         prompts = {index: [row[index] for row in role_ids] for index in range(len(model.roles))}
         active_shared = {pair: part for pair, part in shared.items() if pair in self._pairs}
         self._remote: RemoteRunner | None = None
@@ -206,7 +207,7 @@ class RoleGroup:
 
     def _num_uses(self, index: int) -> int:
         """Return how often a role's logits enter the rule."""
-        return [0, *(index for pair in self._pairs for index in pair)].count(index)
+        return [0, *_indices(self._pairs)].count(index)
 
     def _runner_of(self, index: int) -> RoleRunner:
         return next(runner for runner in self._runners if index in runner.role_indices)
@@ -230,7 +231,7 @@ class RoleGroup:
         self._role_logits = logits
         # A maximum is NaN where any value is: one reduction per role, read with the tokens.
         self.peaks = sum((table.amax(-1).float() for table in logits.values()), torch.zeros((), device=self._device))
-        pairs = [(logits[expert], logits[anti]) for expert, anti in self._pairs]
+        pairs = [tables_of(logits, pair) for pair in self._pairs]
         return self._rule(logits[0], pairs, self._strengths_at(logits[0].shape[1]))
 
     def _strengths_at(self, width: int) -> Tensor:
@@ -241,6 +242,11 @@ class RoleGroup:
         first = [0] * len(self._lengths) if self._offsets is None else [offset + 1 for offset in self._offsets]
         steps = torch.arange(width, device=self._device)
         return schedule.at(self._strengths, torch.tensor(first, device=self._device)[:, None] + steps)
+
+
+def _indices(pairs: Sequence[tuple[int, int | None]]) -> list[int]:
+    """Return the role indices of experts and antis, pair by pair."""
+    return [index for pair in pairs for index in pair if index is not None]
 
 
 def _groups(

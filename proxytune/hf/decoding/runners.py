@@ -325,13 +325,17 @@ class LoraPairRunner(RoleRunner):
         return super()._by_role(logits, which)
 
 
-def shared_pairs(roles: Sequence[RoleModel], pairs: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], SharedPair]:
+def shared_pairs(
+    roles: Sequence[RoleModel], pairs: Sequence[tuple[int, int | None]]
+) -> Mapping[tuple[int, int], SharedPair]:
     """Return, by role indices, the pairs whose expert and anti can run in one forward.
 
     An anti that several experts adapt runs with the first of them.
     """
     shared: dict[tuple[int, int], SharedPair] = {}
     for expert, anti in pairs:
+        if anti is None:
+            continue
         one, other = roles[expert], roles[anti]
         is_adapter = one.model is other.model and one.adapter_name is not None and other.adapter_name is None
         if not is_adapter or any(anti == taken for _, taken in shared):
