@@ -12,6 +12,7 @@ from proxytune.errors import ProxyTuneError
 
 if TYPE_CHECKING:
     from proxytune.completion import Completion, Score, Timing, TokenLogprob
+    from proxytune.custom_generation import custom_generate_folder
     from proxytune.generator import ProxyGenerator
     from proxytune.hf.configuration import ProxyTunedConfig
     from proxytune.hf.modeling import ProxyTunedForCausalLM
@@ -37,6 +38,7 @@ __all__ = [
     "Timing",
     "TokenLogprob",
     "Trace",
+    "custom_generate_folder",
     "steer",
 ]
 
@@ -53,6 +55,7 @@ _MODULES = {
     "Timing": "proxytune.completion",
     "TokenLogprob": "proxytune.completion",
     "Trace": "proxytune.trace",
+    "custom_generate_folder": "proxytune.custom_generation",
     "steer": "proxytune.rules.proxy",
 }
 

@@ -229,6 +229,13 @@ def term_of(source: Any, name: str, base: Role, **defaults: Any) -> Term:
     return BASE if source == BASE else NONE  # type: ignore[return-value]
 
 
+def role_of(term: Term, base: Role) -> Role | None:
+    """Return the role that an expert or anti is, the base's by its word; None for an anti that is none."""
+    if isinstance(term, Role):
+        return term
+    return base if term == BASE else None
+
+
 def named_roles(base: Role, pairs: Sequence[tuple[Term, Term]]) -> dict[str, Role]:
     """Return the roles that are models of their own by name, base first."""
     found = {"base": base}

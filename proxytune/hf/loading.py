@@ -21,7 +21,7 @@ from proxytune.hf.role import Adapted
 from proxytune.library_errors import reason_of
 from proxytune.options import check_alpha
 from proxytune.prompts import PromptFormat
-from proxytune.roles import BASE, NONE, Pair, Role, Term, is_word, named_roles, require_few
+from proxytune.roles import BASE, Pair, Role, Term, is_word, named_roles, require_few, role_of
 from proxytune.rules import Rule, rule_of
 
 _STORED = ("dtype", "quantization", "revision", "trust_adapter_base", "gguf_file")
@@ -49,12 +49,12 @@ def load_models(
                 return _load_once(term, name, loaded)
             return base_model if term == BASE else None
 
-        if expert == BASE or not expert.is_adapter:
+        if not isinstance(expert, Role) or not expert.is_adapter:
             expert_model = model_of(expert, f"expert{suffix}")
             models.append((expert_model, model_of(anti, f"anti{suffix}")))
             continue
-        below = base if anti == BASE else anti
-        if below == NONE or below.is_remote:
+        below = role_of(anti, base)
+        if below is None or below.is_remote:
             raise RoleError(
                 f"expert{suffix} is an adapter, and its anti is {str(anti)!r}: pass the model that it adapts as anti."
             )

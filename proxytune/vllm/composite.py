@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from proxytune.adapters import load_adapter
 from proxytune.checkpoints import load_model, read_config
 from proxytune.errors import ProxyTuneWarning, RoleError, RuntimeUnsupportedError
-from proxytune.roles import BASE, NONE, Role, Term, named_roles
+from proxytune.roles import Role, Term, named_roles, role_of
 from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
 from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
 from proxytune.vllm.speculation import OPTION as SPECULATION
@@ -132,18 +132,20 @@ def new_composite(
     for number, (expert, anti) in enumerate(pairs):
         suffix = "" if len(pairs) == 1 else f"_{number + 1}"
         formats = config.prompt_formats(number)
-        expert, anti = (base if term == BASE else term for term in (expert, anti))
+        expert_role, anti_role = role_of(expert, base) or base, role_of(anti, base)
         over = None
-        if expert.is_adapter:
-            if anti == NONE:
+        if expert_role.is_adapter:
+            if anti_role is None:
                 raise RoleError(
                     f"expert{suffix} is an adapter without an anti: pass the model that it adapts as the anti."
                 )
-            over = _same_model(roles, anti) or _read(f"anti{suffix}", anti, formats[1])
-            if _is_merged(expert, f"expert{suffix}", anti, over.config, options):
-                expert, over = merged.add(expert, anti, f"expert{suffix}"), None
-        expert_index = _role_index(roles, f"expert{suffix}", expert, formats[0], over)
-        anti_index = None if anti == NONE else _role_index(roles, f"anti{suffix}", anti, formats[1])
+            over = _same_model(roles, anti_role) or _read(f"anti{suffix}", anti_role, formats[1])
+            if _is_merged(expert_role, f"expert{suffix}", anti_role, over.config, options):
+                expert_role, over = merged.add(expert_role, anti_role, f"expert{suffix}"), None
+        expert_index = _role_index(roles, f"expert{suffix}", expert_role, formats[0], over)
+        anti_index = None
+        if anti_role is not None:
+            anti_index = _role_index(roles, f"anti{suffix}", anti_role, formats[1])
         pair_roles.append((expert_index, anti_index))
     dtype = _shared_dtype(list(named_roles(base, pairs).values()), roles)
     if (limit := options.get("max_model_len")) is not None and limit > 0:

@@ -79,7 +79,7 @@ class _Folder:
         try:
             base = _role(entry["base"], folder)
             pairs = [
-                tuple(term if is_word(term := pair[name], name) else _role(term, folder) for name in _ROLES[1:])
+                (_term(pair["expert"], "expert", folder), _term(pair["anti"], "anti", folder))
                 for pair in entry["pairs"]
             ]
             alphas = pair_alphas([pair.get("alpha", 1.0) for pair in entry["pairs"]], len(pairs))
@@ -102,6 +102,11 @@ class _Folder:
             **formats,
         )
         return cls(base, pairs, settings)
+
+
+def _term(entry: Any, name: str, folder: Path) -> Term:
+    """Return an expert or anti as a proxy folder names it."""
+    return entry if is_word(entry, name) else _role(entry, folder)
 
 
 def _role(entry: Mapping[str, Any], folder: Path) -> Role:
