@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,30 @@ def whole_folder(output: Path) -> Iterator[Path]:
         _replace_folder(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def write_or_rescue(output: Path, write: Callable[[Path], None]) -> None:
+    """Fills the output folder or, if that fails, one in the temporary or the home directory: no finished run is lost.
+
+    Raises:
+        OutputError: the output could not be written; the message says where the result is instead.
+    """
+    try:
+        with whole_folder(output) as folder:
+            write(folder)
+    except Exception as error:
+        for parent in (Path(tempfile.gettempdir()), Path.home()):
+            rescued = Path(tempfile.mkdtemp(prefix=f"{output.name}-", dir=parent))
+            try:
+                write(rescued)
+            except Exception:  # noqa: BLE001 - whatever it is, the next directory may do
+                shutil.rmtree(rescued, ignore_errors=True)
+                continue
+            reason = " ".join(str(error).split())
+            raise OutputError(
+                f"output {output} could not be written ({reason}); the finished result is in {rescued}, move it there."
+            ) from error
+        raise
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

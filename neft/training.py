@@ -19,7 +19,7 @@ from neft.interrupting import Interruption, graceful
 from neft.loop import Loop, arguments, make_loop
 from neft.monitoring import CheckpointSchedule, NoiseStep, RunLog, TensorBoardWriter, require_finite
 from neft.noising import noise
-from neft.output import LOG_FILE, check_output, whole_folder, write_record
+from neft.output import LOG_FILE, check_output, write_or_rescue, write_record
 from neft.preparing import Prepared, prepare
 from neft.processes import Processes
 from neft.recording import TrainingResult, identity_of, run_record
@@ -80,7 +80,9 @@ def train(config: TrainingConfig) -> TrainingResult:
     ensure_writable(run.prepared.model, run.prepared.tokenizer, config.output)
     with _partial_folder(run):
         loop, result = _fit(run)
-        _write_output(run, loop, result)
+        # A Ctrl-C or SIGTERM that comes this late lets the output be written.
+        with graceful(is_quiet=True):
+            _write_output(run, loop, result)
     return result
 
 
@@ -240,15 +242,19 @@ def _loop(run: _Run, log: RunLog, evaluation: Evaluation | None, interruption: I
 def _write_output(run: _Run, loop: Loop, result: TrainingResult) -> None:
     """Writes the output in one process; sharded weights are gathered from all."""
     weights = _gathered(run, loop)
+    prepared = run.prepared
+
+    def write(folder: Path) -> None:
+        prepared.model.save_pretrained(str(folder), **weights)
+        if result.is_adapter and prepared.has_new_end_tokens:
+            # PEFT writes no generation config; `neft merge` reads this one.
+            prepared.model.generation_config.save_pretrained(folder)
+        prepared.tokenizer.save_pretrained(folder)
+        (folder / LOG_FILE).write_bytes(_read_log(run.store))
+        write_record(folder, run_record(result, run.identity, prepared.report()))
+
     if run.processes.is_main:
-        with whole_folder(run.config.output) as folder:
-            run.prepared.model.save_pretrained(str(folder), **weights)
-            if result.is_adapter and run.prepared.has_new_end_tokens:
-                # PEFT writes no generation config; `neft merge` reads this one.
-                run.prepared.model.generation_config.save_pretrained(folder)
-            run.prepared.tokenizer.save_pretrained(folder)
-            (folder / LOG_FILE).write_bytes(_read_log(run.store))
-            write_record(folder, run_record(result, run.identity, run.prepared.report()))
+        write_or_rescue(run.config.output, write)
     run.processes.wait()
 
 

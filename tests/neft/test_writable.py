@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import tempfile
 
 import pytest
-from transformers import AutoTokenizer, GenerationConfig
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, TrainerCallback
 
-from neft import InputError, TrainingConfig, merge, train
+from neft import InputError, TrainingConfig, merge, train, training
 from neft.errors import OutputError
+from neft.output import write_or_rescue
 from neft.writable import ensure_writable
 
 from .conftest import write_rows
@@ -62,6 +68,75 @@ def test_a_disk_without_space_for_the_weights_is_refused(model, tokenizer, tmp_p
     monkeypatch.setattr("neft.writable.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match=r"weights take .* GiB and the disk of .* has 0.0 GiB free"):
         ensure_writable(model, tokenizer, tmp_path / "out")
+
+
+class _AtEnd(TrainerCallback):
+    """Does something after the last step and the last evaluation."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_train_end(self, args, state, control, **_):
+        self.action()
+
+
+def _train_and_at_end(monkeypatch, config, action):
+    make_loop = training.make_loop
+
+    def with_callback(*args, **options):
+        loop = make_loop(*args, **options)
+        loop.add_callback(_AtEnd(action))
+        return loop
+
+    monkeypatch.setattr(training, "make_loop", with_callback)
+    return train(config)
+
+
+def test_an_output_that_cannot_be_written_is_rescued(model_folder, data_file, tmp_path, monkeypatch):
+    """A folder that became a file while training: the error says where the very same model is instead."""
+    train(_config(model_folder, data_file, tmp_path / "whole"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+
+    def spoil():
+        shutil.rmtree(tmp_path / "disk")
+        (tmp_path / "disk").write_text("")
+
+    with pytest.raises(
+        OutputError, match=r"disk/out could not be written .*; the finished result is in .*elsewhere/out-"
+    ):
+        _train_and_at_end(monkeypatch, _config(model_folder, data_file, tmp_path / "disk" / "out"), spoil)
+    (rescued,) = (tmp_path / "elsewhere").glob("out-*")
+    weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", rescued)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert {"neft.json", "config.json", "tokenizer.json"} <= {path.name for path in rescued.iterdir()}
+
+
+def test_an_output_that_nothing_can_write_is_the_first_error(tmp_path):
+    """When no directory takes it, the error is the output's, and nothing is left behind."""
+
+    def write(folder):
+        raise OSError(28, f"No space left in {folder.parent.name}")
+
+    with pytest.raises(OSError, match=f"No space left in {tmp_path.name}"):
+        write_or_rescue(tmp_path / "out", write)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_late_ctrl_c_does_not_take_the_finished_run(model_folder, data_file, tmp_path, monkeypatch):
+    """A signal while the output is written waits for it; the handler is put back."""
+    before = signal.getsignal(signal.SIGINT)
+    save = PreTrainedTokenizerFast.save_pretrained
+
+    def save_and_press(self, folder, *args, **options):
+        if ".partial-" in str(folder):
+            os.kill(os.getpid(), signal.SIGINT)
+        return save(self, folder, *args, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", save_and_press)
+    assert train(_config(model_folder, data_file, tmp_path / "out")).steps == 1
+    assert (tmp_path / "out" / "neft.json").exists()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.fixture
