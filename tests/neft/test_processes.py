@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import neft
+
 from .conftest import copy_rows, make_model, write_rows
 
 pytestmark = pytest.mark.slow
@@ -90,8 +92,6 @@ state.destroy_process_group()
 
 def test_two_processes_draw_different_noise(tmp_path):
     """Two DDP processes on the same rows: every draw of the four is another, each by its own (seed, rank, step)."""
-    import neft
-
     script = tmp_path / "draws.py"
     script.write_text(_DRAWS)
     done = _run(TORCHRUN, script, Path.cwd(), tmp_path / "draws.pt")
@@ -128,6 +128,34 @@ def test_ddp_and_fsdp_train_the_same(whole, root):
     torch.testing.assert_close(fsdp, ddp, atol=1e-4, rtol=1e-4)
     configs = [json.loads((root / name / "config.json").read_text()) for name in ("ddp", "fsdp")]
     assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize(("kind", "options"), [("ddp", ["--lora-r", "2"]), ("fsdp", [])], ids=["ddp-lora", "fsdp"])
+def test_two_processes_tune_against_a_base_as_one_does(train, model_folder, base_folder, root, kind, options):
+    """The steered loss is divided by all processes' tokens: weights and held-out loss are those of one process."""
+    name = f"{kind}-against"
+    done = train(kind, name, "--base", base_folder, "--alpha", "0", *options)
+    assert done.returncode == 0, done.stderr
+    alone = neft.train(
+        neft.TrainingConfig(
+            model=str(model_folder),
+            base=str(base_folder),
+            data=root / "train.jsonl",
+            eval_data=root / "held_out.jsonl",
+            output=root / f"{name}-alone",
+            lora_r=2 if options else None,
+            alpha=0.0,
+            max_steps=6,
+            batch_size=2,
+            gradient_accumulation=2,
+            learning_rate=1e-2,
+            show_progress=False,
+        )
+    )
+    assert json.loads(done.stdout)["eval_loss"] == pytest.approx(alone.eval_loss, abs=1e-4)
+    file = "adapter_model.safetensors" if options else "model.safetensors"
+    one, two = (load_file(root / folder / file) for folder in (f"{name}-alone", name))
+    torch.testing.assert_close(two, one, atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
