@@ -1,10 +1,11 @@
 """Requests to a runtime and its results: plain data, the same for every runtime."""
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal
 
 from proxytune.prompts import Prompt
-from proxytune.trace import Trace
+from proxytune.trace import Trace, shortened
 
 # The last two: a remote base's request failed for good, or its budget is spent.
 FinishReason = Literal["eos", "stop", "length", "error", "budget"]
@@ -71,7 +72,7 @@ class Timing:
     stats: DecodingStats | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Completion:
     """One finished row.
 
@@ -101,6 +102,16 @@ class Completion:
     trace: Trace | None = None
     error: str | None = None
     base_mass: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        """Return the text's beginning, its length, and why it ended."""
+        return f"Completion({shortened(self.text)!r}, {len(self.token_ids)} tokens, {self.error or self.finish_reason})"
+
+    def _repr_html_(self) -> str:
+        """Return prompt and text for a notebook, with the trace's marks where there is one."""
+        text = f'<div style="white-space: pre-wrap">{escape(self.text)}</div><small>{escape(repr(self))}</small>'
+        prompt = f'<div style="white-space: pre-wrap; opacity: 0.6">{escape(shortened(str(self.prompt)))}</div>'
+        return prompt + (text if self.trace is None else self.trace._repr_html_())
 
 
 @dataclass(frozen=True, kw_only=True)

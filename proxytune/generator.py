@@ -23,7 +23,7 @@ from proxytune.roles import Pair, Role, Term, as_pairs, term_of
 from proxytune.rows import RowCutter
 from proxytune.rules import Rule, rule_of
 from proxytune.runtimes import RuntimeName, RuntimeOptions, load_draft, new_runtime, new_vllm_composite
-from proxytune.shared_tokens import as_tokenizer, resolve_tokenizers
+from proxytune.shared_tokens import load_tokenizers, resolve_tokens
 from proxytune.trace import Trace
 
 
@@ -365,15 +365,15 @@ class ProxyGenerator:
         `eos_token_ids` and `generation_config` go before the roles' own; a draft model is loaded with `defaults`.
         """
         self.runtime = options.choose(base, roles)
+        # First, for they are read in no time: what is wrong with them need not wait for the weights.
+        self.tokenizer, role_tokenizers = load_tokenizers(base, roles, config, tokenizer)
         if self.runtime == "vllm":
             model = new_vllm_composite(base, roles, config, options.engine_options)
         else:
-            model = ProxyTunedForCausalLM.from_roles(base, roles, config, as_tokenizer(tokenizer))
+            model = ProxyTunedForCausalLM.from_roles(base, roles, config, self.tokenizer)
         model.generation_config = generation_config or model.generation_config
         self.model = model
-        self.tokenizer, self.eos_token_ids, role_tokenizers = resolve_tokenizers(
-            model, base, roles, tokenizer, eos_token_ids
-        )
+        self.eos_token_ids = resolve_tokens(model, self.tokenizer, role_tokenizers, eos_token_ids)
         self._builder = RequestBuilder.for_model(model, role_tokenizers, self.tokenizer)
         drafter = None
         if options.loop.has_draft_model:

@@ -149,12 +149,16 @@ class PromptFormat:
         """Return whether this role's text of a prompt ends with the blank that `shorter` lacks."""
         return self.name != "chat" and self.text(shorter) + blank == self.text(prompt)
 
-    def _encode_chat(self, prompt: Prompt, tokenizer: Any) -> list[int]:
-        if not getattr(tokenizer, "chat_template", None):
+    def require_template(self, tokenizer: Any) -> None:
+        """Raise PromptFormatError for `chat` and a tokenizer without a chat template."""
+        if self.name == "chat" and not getattr(tokenizer, "chat_template", None):
             raise PromptFormatError(
                 f"format 'chat' needs a chat template and the tokenizer of {tokenizer.name_or_path!r} has none: "
                 f"choose a named format ({', '.join(TEMPLATES)}) or set tokenizer.chat_template."
             )
+
+    def _encode_chat(self, prompt: Prompt, tokenizer: Any) -> list[int]:
+        self.require_template(tokenizer)
         messages = [dict(message) for message in as_messages(prompt)]
         for message in messages:
             require_encodable(message["content"], "the prompt")

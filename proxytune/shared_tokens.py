@@ -5,50 +5,73 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxytune.checkpoints import load_tokenizer
+from proxytune.checkpoints import load_tokenizer, require_files
 from proxytune.errors import OptionError, ProxyTuneWarning, RoleError
-from proxytune.roles import Role, Term, named_roles
+from proxytune.prompts import PromptFormat
+from proxytune.roles import NONE, Role, Term, named_roles
 from proxytune.vocabulary import shared_size
 
 
-def resolve_tokenizers(
-    model: Any,
-    base: Role,
-    pairs: Sequence[tuple[Term, Term]],
-    tokenizer: Any,
-    eos_token_ids: Sequence[int] | None,
-) -> tuple[Any, tuple[int, ...], Mapping[str, Any]]:
-    """Write the shared ids into a composite's configs; return its tokenizer, the ids that end a text, and each role's.
+def load_tokenizers(
+    base: Role, pairs: Sequence[tuple[Term, Term]], config: Any, tokenizer: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Return a composite's tokenizer and, by name, those that are compared; no weights are read for them.
 
     Args:
-        model: The composite.
         base: The role of the base.
         pairs: Expert and anti, likewise.
+        config: The `ProxyTunedConfig`, for the roles' prompt formats.
         tokenizer: In place of the base's own: an object, a folder or a hub id.
-        eos_token_ids: In place of the roles' own.
 
     Returns:
-        The base's tokenizer, or the given one; of a base behind an API the first that a small model brings. Then the
-        ids that end a text, and by the role's name the tokenizers that roles bring.
+        The base's tokenizer, or the given one; of a base behind an API the first that a small model brings. Then, by
+        the role's name, the tokenizers that roles bring, and the given one as "tokenizer".
 
     Raises:
-        RoleError: There is no tokenizer.
-        VocabularyError: The roles do not share token ids.
-        OptionError: An id that ends a text is none of the shared ones.
+        RoleError: There is none, one cannot be loaded, or a role's files are not there.
+        PromptFormatError: A role's format is `chat`, and its tokenizer has no chat template.
     """
-    tokenizers = {
-        name: loaded for name, role in named_roles(base, pairs).items() if (loaded := load_tokenizer(role)) is not None
-    }
+    sources, forms = named_roles(base, pairs), {"base": config.base_prompt}
+    for number, pair in enumerate(pairs):
+        suffix = "" if len(pairs) == 1 else f"_{number + 1}"
+        names = f"expert{suffix}", f"anti{suffix}"
+        described = zip(names, pair, config.prompt_formats(number), strict=True)
+        forms |= {name: form for name, term, form in described if term != NONE}
+    for name, role in sources.items():
+        require_files(role, name)
     given = as_tokenizer(tokenizer)
+    tokenizers = {} if given is None else {"tokenizer": given}
+    tokenizers |= {name: loaded for name, role in sources.items() if (loaded := load_tokenizer(role)) is not None}
     chosen = given if given is not None else tokenizers.get("base")
     if chosen is None and base.is_remote:
         chosen = next(iter(tokenizers.values()), None)
     if chosen is None:
-        raise RoleError("the base comes without a tokenizer: pass tokenizer= with a folder, a hub id or an object.")
+        whose = "neither expert nor anti brings" if base.is_remote else "the base comes without"
+        raise RoleError(
+            f"{whose} a tokenizer: pass tokenizer= (--tokenizer) with a folder, a hub id or, from Python, an object."
+        )
+    for name, form in forms.items():
+        PromptFormat(form).require_template(tokenizers.get(name, chosen))
+    return chosen, tokenizers
+
+
+def resolve_tokens(
+    model: Any, chosen: Any, tokenizers: Mapping[str, Any], eos_token_ids: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Write the shared ids into a composite's configs; return those that end a text.
+
+    Args:
+        model: The composite.
+        chosen: Its tokenizer.
+        tokenizers: As `load_tokenizers` returns them.
+        eos_token_ids: In place of the roles' own.
+
+    Raises:
+        VocabularyError: The roles do not share token ids.
+        OptionError: An id that ends a text is none of the shared ones.
+    """
     widths = {role.name: role.logits_width for role in model.roles}
-    size = model.config.vocab_size = shared_size(
-        {**({} if given is None else {"tokenizer": given}), **tokenizers}, widths
-    )
+    size = model.config.vocab_size = shared_size(tokenizers, widths)
     if eos_token_ids is None:
         configured = model.generation_config.eos_token_id or []
         ids = [*configured, *(tokenizer.eos_token_id for tokenizer in tokenizers.values()), chosen.eos_token_id]
@@ -61,7 +84,7 @@ def resolve_tokenizers(
     pad = model.generation_config.pad_token_id or 0
     model.generation_config.eos_token_id = list(ends) or None
     model.generation_config.pad_token_id = pad if 0 <= pad < size else 0
-    return chosen, ends, tokenizers
+    return ends
 
 
 def _warn_of_unshared_ends(model: Any, tokenizers: Mapping[str, Any], shared: Any, size: int) -> None:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from proxytune.errors import InputError
 from proxytune.roles import NONE
 
 COMBINED = "combined"
+_MAX_SHOWN = 60  # characters of a text in a repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class TokenTrace:
         return self.chosen.probabilities[-1] - self.chosen.probabilities[0]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Trace:
     """Effect of steering at every token of one text.
 
@@ -87,6 +89,20 @@ class Trace:
     def changed_share(self) -> float:
         """Share of positions where steering changed the likeliest token; 0 for an empty text."""
         return sum(token.is_changed for token in self.tokens) / len(self.tokens) if self.tokens else 0.0
+
+    def __repr__(self) -> str:
+        """Return the text's beginning and how much of it steering changed."""
+        return f"Trace({shortened(self.text)!r}, {len(self.tokens)} tokens, {self.changed_share:.0%} changed)"
+
+    def _repr_html_(self) -> str:
+        """Return the text for a notebook: changed tokens marked, with the base's choice under the pointer."""
+        shown = (
+            f'<mark title="base: {escape(repr(token.base_choice.text))}">{escape(token.text)}</mark>'
+            if token.is_changed
+            else escape(token.text)
+            for token in self.tokens
+        )
+        return f'<div style="white-space: pre-wrap">{"".join(shown)}</div><small>{escape(repr(self))}</small>'
 
     def row(self) -> dict[str, Any]:
         """Return the JSON object of this trace: numbers to 7 digits, which is what float32 holds; infinity is null."""
@@ -146,6 +162,15 @@ class Trace:
                 raise InputError(f"token {number} is not among its candidates: pass what `proxytune trace` wrote.")
             if {len(token.kl_expert_anti), len(token.cross_entropy)} != {len(self.pairs)}:
                 raise InputError(f"token {number} does not have one divergence per pair.")
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text, as a repr shows it.
+
+    >>> shortened("word " * 100)[-8:]
+    'rd word…'
+    """
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
 def _token(entry: Mapping[str, Any], names: Sequence[str]) -> TokenTrace:

@@ -109,9 +109,8 @@ def test_a_chat_template_with_a_mistake(template: Any) -> None:
     """Whatever the mistake, one sentence that says which tokenizer's template it is."""
     tokenizer = tiny.word_tokenizer()
     tokenizer.chat_template = template
-    generator = ProxyGenerator(*tiny.trio(), tokenizer=tokenizer, base_prompt="chat")
     with pytest.raises(PromptFormatError, match="chat template"):
-        generator.generate("w1")
+        ProxyGenerator(*tiny.trio(), tokenizer=tokenizer, base_prompt="chat").generate("w1")
 
 
 def test_numbers_of_numpy_and_torch() -> None:

@@ -1,5 +1,7 @@
 """ProxyGenerator end to end: what goes in, and every field of what comes out."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +67,25 @@ def test_roles_read_one_conversation_each_in_its_format() -> None:
     assert list(done.token_ids) == Reference(trio[0], [trio[1:]], tiny.VOCAB_SIZE).greedy(ids, [1.0], 6)
 
 
-def test_chat_format_without_a_template_is_an_error_of_the_call() -> None:
-    """The message says what to do instead."""
+def test_chat_format_without_a_template_fails_before_weights_load(folders: dict[str, Path], tmp_path: Path) -> None:
+    """It is told of roles whose weights nobody could read, and of loaded ones; the message says what to do instead."""
+    shutil.copytree(folders["expert"], tmp_path / "expert")
+    (tmp_path / "expert" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(PromptFormatError, match="needs a chat template"):
-        tiny.generator(expert_prompt="chat").generate("w1")
+        ProxyGenerator(folders["base"], tmp_path / "expert", folders["anti"], expert_prompt="chat")
+    with pytest.raises(PromptFormatError, match="needs a chat template"):
+        tiny.generator(expert_prompt="chat")
+
+
+def test_reprs_are_short_and_marked_in_notebooks() -> None:
+    """Completion and trace show a line in a console; in a notebook the text, its characters escaped."""
+    [done] = tiny.generator().generate("w1 w2 <b>", trace=True, **OPTIONS)
+    assert repr(done) == f"Completion({done.text!r}, 6 tokens, length)"
+    assert repr(done.trace).startswith(f"Trace({done.text!r}, 6 tokens, ")
+    page = done._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert page.count("<mark") == sum(token.is_changed for token in done.trace.tokens)
+    assert repr(replace(done, text="x" * 10_000, error="it broke")).endswith("x…', 6 tokens, it broke)")
 
 
 def test_the_tokenizer_that_was_given_encodes_for_roles_without_one(folders: dict[str, Path]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proxytune.cli.role_arguments import RoleChoice
-from proxytune.errors import RoleError, RuntimeUnsupportedError
+from proxytune.errors import RuntimeUnsupportedError
 
 if TYPE_CHECKING:
     from proxytune.vllm.composite import VllmComposite
@@ -37,24 +37,25 @@ def served(choice: RoleChoice, engine_options: Mapping[str, Any]) -> Served:
         RuntimeUnsupportedError: vLLM cannot run these roles, or they read prompts in several formats.
         VocabularyError: They do not share token ids.
         RoleError: A role is missing, or none brings a tokenizer.
+        PromptFormatError: The format is `chat`, and a tokenizer has no chat template.
     """
     from proxytune.hf.loading import config_of
     from proxytune.runtimes import choose_runtime, new_vllm_composite
+    from proxytune.shared_tokens import load_tokenizers, resolve_tokens
 
     roles = [(pair.expert, pair.anti) for pair in choice.pairs]
     prompt_format = _shared_format(choice)
     choose_runtime("vllm", engine_options, choice.base, roles)
-    composite = new_vllm_composite(
-        choice.base, roles, config_of(choice.base, choice.pairs, roles, choice.formats, choice.rule), engine_options
-    )
+    config = config_of(choice.base, choice.pairs, roles, choice.formats, choice.rule)
+    tokenizer, tokenizers = load_tokenizers(choice.base, roles, config, choice.tokenizer)
+    composite = new_vllm_composite(choice.base, roles, config, engine_options)
     source, revision = (choice.tokenizer, None) if choice.tokenizer else (str(choice.base.source), choice.base.revision)
-    eos_token_ids = _settle_vocabulary(choice, composite)
     return Served(
         composite=composite,
         tokenizer=source,
         tokenizer_revision=revision,
         prompt_format=prompt_format,
-        eos_token_ids=eos_token_ids,
+        eos_token_ids=resolve_tokens(composite, tokenizer, tokenizers, choice.eos_token_ids),
     )
 
 
@@ -71,27 +72,3 @@ def _shared_format(choice: RoleChoice) -> str:
             "request in vLLM has one prompt: give all roles one format, or take `proxytune generate --runtime hf`."
         )
     return found[0]
-
-
-def _settle_vocabulary(choice: RoleChoice, composite: "VllmComposite") -> tuple[int, ...]:
-    """Write the number of shared ids into the composite's config; return the ids that end a completion."""
-    from proxytune.checkpoints import load_tokenizer
-    from proxytune.roles import Role, named_roles
-    from proxytune.vocabulary import shared_size
-
-    named = named_roles(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs])
-    own = {name: found for name, role in named.items() if (found := load_tokenizer(role)) is not None}
-    shared = None if choice.tokenizer is None else load_tokenizer(Role(choice.tokenizer))
-    tokenizer = own.get("base") if shared is None else shared
-    if tokenizer is None:
-        raise RoleError("the base comes without a tokenizer: pass --tokenizer with a folder or a hub id.")
-    config = composite.config
-    config.vocab_size = shared_size(
-        {**({} if shared is None else {"tokenizer": shared}), **own},
-        {role.name: role.logits_width for role in composite.roles},
-    )
-    ids = choice.eos_token_ids
-    if ids is None:
-        configured = composite.generation_config.eos_token_id or []
-        ids = (*configured, *(found.eos_token_id for found in own.values()), tokenizer.eos_token_id)
-    return tuple(dict.fromkeys(index for index in ids if index is not None and 0 <= index < config.vocab_size))
