@@ -1,6 +1,7 @@
 """The layer before vLLM's endpoints, around an application that takes whatever comes."""
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,16 +9,21 @@ import httpx
 import pytest
 
 from proxytune.errors import RuntimeUnsupportedError, UnknownOptionError
+from proxytune.vllm.plan import Plan, RolePlan
 from proxytune.vllm.serving.body import BodyRules
 from tests.vllm.conftest import IS_INSTALLED
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not IS_INSTALLED, reason="vLLM is not installed")]
 
 _KEY = "sk-of-a-layer"
+_PLAN = Plan(roles=tuple(RolePlan(name=name, model=name) for name in "abc"), pairs=((1, 2),), alphas=(1.0,))
+_FAILED = '{"error": {"message": "Internal server error", "type": "InternalServerError", "code": 500}}'
 
 
-def _ask(method: str, path: str, *, key: str | None = None, content: bytes = b"") -> tuple[httpx.Response, list[str]]:
-    """Return the answer to a request, and the paths that reached the application."""
+def _ask(
+    method: str, path: str, *, key: str | None = None, content: bytes = b"", status: int = 200, text: str = "taken"
+) -> tuple[httpx.Response, list[str]]:
+    """Return the answer to a request, and the paths that reached the application, whose answer is `text`."""
     from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
@@ -28,11 +34,14 @@ def _ask(method: str, path: str, *, key: str | None = None, content: bytes = b""
 
     async def take(request: Any) -> PlainTextResponse:
         reached.append(request.url.path)
-        return PlainTextResponse("taken")
+        return PlainTextResponse(text, status)
 
     app = Starlette(routes=[Route("/{path:path}", take, methods=["GET", "POST", "DELETE"])])
     app.add_middleware(RequestRules)
     app.state.args = SimpleNamespace(api_key=[_KEY])
+    model_config = SimpleNamespace(hf_config=SimpleNamespace(**_PLAN.overrides()))
+    config = SimpleNamespace(model_config=model_config, speculative_config=None)
+    app.state.engine_client = SimpleNamespace(vllm_config=config)
     headers = {"content-type": "application/json", **({} if key is None else {"Authorization": f"Bearer {key}"})}
 
     async def send() -> httpx.Response:
@@ -84,6 +93,33 @@ def test_bodies_that_no_endpoint_can_read(content: bytes, sentence: str) -> None
     response, reached = _ask("POST", "/scale_elastic_ep", key=_KEY, content=content)
     assert (response.status_code, reached) == (400, [])
     assert sentence in response.json()["error"]["message"]
+
+
+_RECURSIVE: list[dict[str, Any]] = [
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"$ref": "#"}}}},
+    {"structured_outputs": {"grammar": "root ::= root"}},
+]
+
+
+@pytest.mark.parametrize("extra", _RECURSIVE)
+def test_grammar_that_leads_nowhere_is_the_clients(extra: dict[str, Any]) -> None:
+    """A request that its own schema or grammar ended in the engine is a 400, in a stream an error of that code."""
+    ask = {"method": "POST", "path": "/v1/completions", "key": _KEY}
+    content = json.dumps({"prompt": "a", **extra}).encode()
+    response, _ = _ask(**ask, content=content, status=500, text=_FAILED)
+    assert response.status_code == 400
+    assert "no token is allowed" in response.json()["error"]["message"]
+    streamed, _ = _ask(**ask, content=content, text=f"data: {_FAILED}\n\n")
+    assert json.loads(streamed.text.removeprefix("data: "))["error"]["code"] == 400
+
+
+def test_other_failures_stay_the_servers() -> None:
+    """Without a grammar, or with another reason, a 500 is handed on as it is."""
+    ask = {"method": "POST", "path": "/v1/completions", "key": _KEY, "status": 500}
+    assert _ask(**ask, content=b'{"prompt": "a"}', text=_FAILED)[0].text == _FAILED
+    content = json.dumps({"prompt": "a", **_RECURSIVE[0]}).encode()
+    response, _ = _ask(**ask, content=content, text="the engine is dead")
+    assert (response.status_code, response.text) == (500, "the engine is dead")
 
 
 KNOWN = frozenset({"prompt", "n", "seed", "temperature"})

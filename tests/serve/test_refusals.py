@@ -10,6 +10,8 @@ import pytest
 from tests.serve.conftest import QUESTION, Server
 
 _PROMPT = QUESTION.format(1)
+_ITSELF = {"$ref": "#/$defs/x"}
+_DEFS = {"$defs": {"x": _ITSELF}}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,22 @@ def test_alpha_is_never_ignored(server: Server) -> None:
         response = server.post(path, {"model": "m", "prompt": "a", "input": "a", "messages": [], "alpha": 2})
         assert response.status_code == 400
         assert "alpha is taken by" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"structured_outputs": {"json": {"$ref": "#"}}},
+        {"structured_outputs": {"json": {"type": "object", "required": ["a"], "properties": {"a": _ITSELF}, **_DEFS}}},
+        {"structured_outputs": {"grammar": "root ::= root"}},
+        {"structured_outputs": {"grammar": 'root ::= "a" dead\ndead ::= dead'}},
+    ],
+)
+def test_recursion_without_end(server: Server, extra: dict[str, Any]) -> None:
+    """A schema or grammar that only names itself is a 400, and the engine lives on."""
+    response = server.completion(prompt=_PROMPT, **extra)
+    assert response.status_code == 400, response.text
+    assert server.text(prompt=_PROMPT)
 
 
 def test_keys(server: Server) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 
 from proxytune.errors import InputError, OptionError, ProxyTuneError
 from proxytune.vllm.plan import ALPHA_KEY, Plan
+from proxytune.vllm.serving.answers import Message, Send, refuse, with_blame
 from proxytune.vllm.serving.body import BodyRules, read_json
 
-Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _COMPLETIONS = "/v1/completions"
 _CHAT = "/v1/chat/completions"
@@ -36,7 +35,7 @@ class RequestRules:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
         elif not _may_enter(scope):
-            await _refuse(send, "this needs the server's API key: Authorization: Bearer KEY.", 401, scope["type"])
+            await refuse(send, "this needs the server's API key: Authorization: Bearer KEY.", 401, scope["type"])
         elif scope["type"] == "http" and scope["method"] == "POST":
             await self._ruled(scope, receive, send)
         else:
@@ -47,13 +46,13 @@ class RequestRules:
         if data is None:
             return
         try:
-            changed = _checked(scope, data)
+            body, changed = _checked(scope, data)
         except ProxyTuneError as error:
-            await _refuse(send, str(error))
+            await refuse(send, str(error))
             return
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
         headers.append((b"content-length", str(len(changed)).encode()))
-        await self._app({**scope, "headers": headers}, _replayed(changed, receive), send)
+        await self._app({**scope, "headers": headers}, _replayed(changed, receive), with_blame(send, body))
 
 
 def _may_enter(scope: Message) -> bool:
@@ -90,22 +89,22 @@ def _replayed(data: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _checked(scope: Message, data: bytes) -> bytes:
-    """Return the body to hand on."""
+def _checked(scope: Message, data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the fields of a request for a completion, none for other endpoints, and the body to hand on."""
     path = _path(scope)
     endpoint = path.removesuffix(_RENDER)
     if not data or not _is_json(scope):
-        return data
+        return {}, data
     body = read_json(data)
     if not isinstance(body, dict):
         raise InputError("the body is no JSON object: send one.")
     if endpoint not in _STEERED:
         if ALPHA_KEY in body:
             raise OptionError(f"alpha is taken by {' and '.join(_STEERED)}, not by {path}: leave it out here.")
-        return data
+        return {}, data
     changed = _rules(scope["app"].state).checked(body, _known(endpoint))
     _require_readable(endpoint, changed)
-    return data if changed == body else json.dumps(changed).encode()
+    return changed, data if changed == body else json.dumps(changed).encode()
 
 
 def _path(scope: Message) -> str:
@@ -151,15 +150,3 @@ def _request_type(endpoint: str) -> Any:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 
     return CompletionRequest if endpoint == _COMPLETIONS else ChatCompletionRequest
-
-
-async def _refuse(send: Send, text: str, status: int = 400, kind: str = "http") -> None:
-    """Answer with an error in the form that vLLM's own have."""
-    if kind == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": text})
-        return
-    name = "BadRequestError" if status == 400 else "AuthenticationError"
-    data = json.dumps({"error": {"message": text, "type": name, "param": None, "code": status}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
