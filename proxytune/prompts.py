@@ -14,6 +14,7 @@ from typing import Any
 from proxytune.encoding import as_ids, encode, require_encodable
 from proxytune.errors import InputError, PromptFormatError
 from proxytune.library_errors import reason_of
+from proxytune.step_limit import step_limit
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -163,9 +164,12 @@ class PromptFormat:
         for message in messages:
             require_encodable(message["content"], "the prompt")
         try:
-            ids = list(
-                tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-            )
+            with step_limit():
+                ids = list(
+                    tokenizer.apply_chat_template(
+                        messages, add_generation_prompt=True, tokenize=True, return_dict=False
+                    )
+                )
         except Exception as error:  # a template is a program of its own: any mistake in it may come out here
             raise PromptFormatError(
                 f"the chat template of {tokenizer.name_or_path!r} refuses this conversation ({reason_of(error)}): "

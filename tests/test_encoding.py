@@ -100,6 +100,7 @@ def test_half_of_a_surrogate_pair() -> None:
         "{{ raise_exception('no') }}",
         "{{ messages | nothing }}",
         "{{ range(10 ** 12) | list }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "",
         "{# nothing is written #}",
         7,
