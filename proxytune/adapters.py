@@ -73,7 +73,7 @@ def load_adapter(role: Role, name: str, anti: Any, anti_role: Role, wrapper: Any
             f"the anti of {name} carries an adapter already, perhaps of another generator: pass the anti's folder, "
             "or load it anew."
         )
-    options = {"revision": role.revision, "autocast_adapter_dtype": False}
+    options = {**role.hub_location, "autocast_adapter_dtype": False}
     read_adapter_config(role, name, anti_role)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -108,7 +108,7 @@ def read_adapter_config(role: Role, name: str, anti: Role) -> Any:
 
     source = str(role.source)
     try:
-        config: Any = PeftConfig.from_pretrained(source, revision=role.revision)
+        config: Any = PeftConfig.from_pretrained(source, **role.hub_location)
     except Exception as error:
         raise RoleError(
             f"{name} {source!r} has an adapter_config.json that cannot be read ({reason_of(error)}): get it again."

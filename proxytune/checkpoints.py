@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from proxytune.folder_checks import (
     weight_files,
 )
 from proxytune.gguf_file import dequantizing, gguf_path, prepend_bos, require_gguf
+from proxytune.hub import looks_local, require_available
 from proxytune.library_errors import reason_of
-from proxytune.roles import Role, looks_local, peft_config_of
+from proxytune.roles import Role, peft_config_of
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -83,7 +85,7 @@ def read_config(role: Role, name: str) -> Any:
     source = str(role.source)
     try:
         if not Path(source).is_dir() and role.gguf_file is None:
-            entry, _ = PreTrainedConfig.get_config_dict(source, revision=role.revision)
+            entry, _ = PreTrainedConfig.get_config_dict(source, **role.hub_location)
             require_bounded_counts(entry, f"the config of {name} {source!r}")
         return AutoConfig.from_pretrained(source, **role.location)
     except ProxyTuneError:
@@ -105,7 +107,7 @@ def load_tokenizer(role: Role) -> Any | None:
         return None
     if role.gguf_file is None and Path(source).is_dir():
         require_sound_files(Path(source), "the folder")
-    if role.gguf_file is None and not _has_tokenizer(source, role.revision):
+    if role.gguf_file is None and not _has_tokenizer(source, role.hub_location):
         return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **role.location)
@@ -123,7 +125,8 @@ def require_files(role: Role, name: str) -> None:
     """Raise early and plainly for a folder that is missing, empty of weights, or damaged.
 
     Raises:
-        RoleNotFoundError: There is no folder, no config.json or no weights.
+        RoleNotFoundError: There is no folder, no config.json or no weights; or a hub id that is not in the cache while
+            the hub does not answer.
         RoleError: As in `require_sound_files`.
     """
     if role.is_loaded or role.is_remote:
@@ -147,9 +150,10 @@ def require_files(role: Role, name: str) -> None:
         return
     if looks_local(str(role.source)):
         raise RoleNotFoundError(f"{name} folder {str(role.source)!r} does not exist: check the path.")
+    require_available(name, str(role.source))
 
 
-def _has_tokenizer(source: str, revision: str | None) -> bool:
+def _has_tokenizer(source: str, location: Mapping[str, Any]) -> bool:
     """Return whether a folder or a hub id has a file of a tokenizer."""
     if Path(source).is_dir():
         return any((Path(source) / file).is_file() for file in _TOKENIZER_FILES)
@@ -161,7 +165,7 @@ def _has_tokenizer(source: str, revision: str | None) -> bool:
         "_raise_exceptions_for_gated_repo": False,
     }
     try:
-        return any(cached_file(source, file, revision=revision, **missing) is not None for file in _TOKENIZER_FILES)
+        return any(cached_file(source, file, **location, **missing) is not None for file in _TOKENIZER_FILES)
     except (OSError, ValueError):
         # No such repository: loading its model says so.
         return False

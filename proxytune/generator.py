@@ -154,6 +154,7 @@ class ProxyGenerator:
         quantization: Any = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        trust_paths: bool = False,
         tokenizer: Any = None,
         runtime: RuntimeName = "hf",
         engine_options: Mapping[str, Any] | None = None,
@@ -176,6 +177,8 @@ class ProxyGenerator:
             quantization: For every role.
             revision: Of the proxy folder on the hub.
             trust_remote_code: Never stored, so it must be asked for again.
+            trust_paths: Follow paths that lead further than to folders beside this one, where another user or machine
+                wrote them.
             tokenizer: In place of the one in the folder.
             runtime: As in the constructor.
             engine_options: Likewise.
@@ -185,8 +188,9 @@ class ProxyGenerator:
 
         Raises:
             RoleNotFoundError: No proxy folder there, or a role it names is gone.
+            RoleError: It names a path outside it, see `trust_paths`.
         """
-        config = load_config(folder, base_url=base_url, revision=revision)
+        config = load_config(folder, base_url=base_url, revision=revision, trust_paths=trust_paths)
         folder = local_folder(folder, revision)
         formats = {"base_prompt": base_prompt, "expert_prompt": expert_prompt, "anti_prompt": anti_prompt}
         for name, value in formats.items():

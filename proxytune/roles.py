@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from proxytune.errors import OptionError, RoleError, UnknownOptionError
 from proxytune.gguf_file import is_gguf
+from proxytune.hub import hub_arguments, looks_local
 from proxytune.options import check_alpha
 from proxytune.remote.settings import RemoteSettings, remote_model_name
 
@@ -152,8 +153,13 @@ class Role:
     @property
     def location(self) -> dict[str, Any]:
         """Arguments of a config's or tokenizer's `from_pretrained` beside `name_or_path`."""
-        arguments: dict[str, Any] = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        arguments = {**self.hub_location, "trust_remote_code": self.trust_remote_code}
         return arguments if self.gguf_file is None else {**arguments, "gguf_file": self.gguf_file}
+
+    @property
+    def hub_location(self) -> dict[str, Any]:
+        """Arguments of whatever is read from the hub by `name_or_path`."""
+        return {"revision": self.revision, **hub_arguments(self.name_or_path)}
 
     @property
     def is_adapter(self) -> bool:
@@ -252,11 +258,6 @@ def require_few(num_pairs: int) -> None:
         raise RoleError(f"there are {num_pairs} pairs of expert and anti: pass at most {_MAX_PAIRS}.")
 
 
-def looks_local(source: str) -> bool:
-    """Return whether a source is a folder: a hub id is "name" or "owner/name"."""
-    return Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
-
-
 def _remote_settings(source: Any, name: str, base_url: str | None) -> RemoteSettings:
     """Return the settings of a base behind an API, from themselves or from its name and `base_url`.
 
@@ -291,7 +292,7 @@ def _has_adapter_config(source: str, revision: str | None) -> bool:
     from transformers.utils.peft_utils import find_adapter_config_file
 
     try:
-        return find_adapter_config_file(source, revision=revision) is not None
+        return find_adapter_config_file(source, revision=revision, **hub_arguments(source)) is not None
     except (OSError, ValueError):
         return False
 

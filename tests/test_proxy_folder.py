@@ -184,7 +184,7 @@ class TestBadFolders:
         """The missing role is named."""
         self.change(folder, base={"source": "/no/such/folder"})
         with pytest.raises(RoleNotFoundError, match="base folder '/no/such/folder' does not exist"):
-            ProxyGenerator.from_pretrained(folder)
+            ProxyGenerator.from_pretrained(folder, trust_paths=True)
 
     @pytest.mark.parametrize("alpha", [float("nan"), "strong", None])
     def test_a_strength_that_is_none(self, folder: Path, alpha: Any) -> None:
@@ -241,7 +241,7 @@ class TestBadFolders:
         self.change(folder, base={"source": str(base)})
         for load in (ProxyGenerator, AutoModelForCausalLM, ProxyTunedForCausalLM):
             with pytest.raises(RoleError, match="cannot be loaded"):
-                load.from_pretrained(folder)
+                load.from_pretrained(folder, trust_paths=True)
         assert not marker.exists()
 
 

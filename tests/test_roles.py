@@ -103,7 +103,7 @@ def test_missing_folder(folders: dict[str, Path], tmp_path: Path) -> None:
 
 def test_hub_id_that_cannot_be_reached(folders: dict[str, Path]) -> None:
     """An unknown hub id is an error of ours, with the role and the id."""
-    with pytest.raises(RoleError, match="anti 'nobody/nothing' cannot be loaded"):
+    with pytest.raises(RoleError, match="anti is 'nobody/nothing': no folder here, and not in the hub's cache"):
         ProxyGenerator(**trio_of(folders, anti="nobody/nothing"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxytune import ProxyGenerator
+from proxytune import ProxyGenerator, ProxyTunedForCausalLM
 from proxytune.errors import ProxyTuneError, RoleError, RoleNotFoundError
 from tests.fake_hub import FakeHub
 from tests.test_proxy_folder import ids_of, trio_of
@@ -64,6 +64,21 @@ def test_folder_moves_alone_from_far_roles(folders: dict[str, Path], tmp_path: P
     first.save_pretrained(tmp_path / "one" / "proxy")
     (tmp_path / "one" / "proxy").rename(tmp_path / "moved")
     assert ids_of(ProxyGenerator.from_pretrained(tmp_path / "moved")) == ids_of(first)
+
+
+def test_paths_out_of_it_are_followed_when_asked(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Far roles in a folder that somebody else wrote need trust_paths, in transformers too; one's own save does not."""
+    first = ProxyGenerator(*trio_of(folders))
+    first.save_pretrained(tmp_path / "one" / "proxy")
+    config = tmp_path / "one" / "proxy" / "config.json"
+    entry = json.loads(config.read_text())
+    for foreign in ({"path_mark": None}, {"path_mark": "0" * 64}, {"base": {"source": "../../../../private"}}):
+        config.write_text(json.dumps(entry | foreign))
+        with pytest.raises(RoleError, match="outside it that you have not saved here"):
+            ProxyGenerator.from_pretrained(config.parent)
+    config.write_text(json.dumps(entry | {"path_mark": None}))
+    assert ids_of(ProxyGenerator.from_pretrained(config.parent, trust_paths=True)) == ids_of(first)
+    assert ProxyTunedForCausalLM.from_pretrained(config.parent, trust_paths=True).config.path_mark is None
 
 
 def test_transformers_loads_it_without_our_import(saved: Path, tmp_path: Path) -> None:
@@ -135,6 +150,12 @@ def test_push_and_pull(folders: dict[str, Path], tmp_path: Path) -> None:
         assert "- me/base" in hub.files["me/proxy"]["README.md"].decode()
         pulled = _python(_PULL, HF_HOME=str(tmp_path / "two"), **environment)
         assert pulled.returncode == 0, pulled.stderr
+    # The hub is gone: what is in the cache is taken from there, and what is not is told, without its client's retries.
+    again = _python(_PULL, HF_HOME=str(tmp_path / "two"), **environment)
+    assert (again.stdout, "Retry" in again.stderr) == (pulled.stdout, False), again.stderr
+    nowhere = _python(_PULL, HF_HOME=str(tmp_path / "three"), **environment)
+    assert "the proxy folder is 'me/proxy': no folder here, and not in the hub's cache" in nowhere.stderr
+    assert "Retry" not in nowhere.stderr
     expected = ids_of(ProxyGenerator(*trio_of(folders), alpha=0.7))
     assert pulled.stdout.strip() == f"{list(expected)} (0.7,)"
 

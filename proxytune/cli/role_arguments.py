@@ -2,17 +2,18 @@
 
 import argparse
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxytune.cli.hub import require_available
 from proxytune.cli.remote_arguments import add_remote_arguments, with_remote_settings
 from proxytune.cli.runtime_arguments import add_runtime_arguments, engine_options
 from proxytune.cli.stderr import is_watched, note, quiet_progress, starting_engine
 from proxytune.errors import OptionError, ProxyTuneError, RoleError
+from proxytune.hub import require_available
 from proxytune.options import check_alpha
 from proxytune.prompts import TEMPLATES, PromptFormat
 
@@ -115,6 +116,7 @@ def add_role_arguments(
         group.add_argument(
             "--model", metavar="FOLDER", help="in place of the three: what `proxytune save` wrote, or its hub id"
         )
+        group.add_argument("--trust-paths", action="store_true", help="follow its paths to models far from it")
     group.add_argument("--alpha", type=float, metavar="NUMBER", help="strength of steering (1.0; 0 is the base alone)")
     group.add_argument(
         "--rule", metavar="NAME[,KEY=VALUE]", help="how logits are combined (proxy), as in contrastive,beta=0.1"
@@ -155,7 +157,7 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
     }
     draft = getattr(args, "draft", "expert")
     sources |= {"model": folder, "tokenizer": args.tokenizer, "draft": None if draft == "expert" else draft}
-    require_available(sources)
+    _require_available(sources)
     if folder:
         return _from_folder(args, folder, raw_format)
     named, is_bundled = {role: getattr(args, role) for role in given}, not given
@@ -180,6 +182,15 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         rule=_rule(args),
         **_runtime(args),
     )
+
+
+def _require_available(sources: Mapping[str, str | None]) -> None:
+    """Raise for an id that is nowhere; have the hub's client, not imported yet, take the others from its cache."""
+    reasons = [require_available(name, source) for name, source in sources.items() if source]
+    reason = next(filter(None, reasons), None)
+    if reason is not None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        note(f"the hub cannot be asked ({reason}): models named by id are taken from its cache on this machine.")
 
 
 def _add_loading(group: Any) -> None:
@@ -211,7 +222,7 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
     from proxytune.roles import Pair, Role
 
     try:
-        config = load_config(folder, base_url=getattr(args, "base_url", None))
+        config = load_config(folder, base_url=getattr(args, "base_url", None), trust_paths=args.trust_paths)
     except (OSError, ValueError) as error:
         if isinstance(error, ProxyTuneError):
             raise

@@ -10,7 +10,7 @@ from typing import Any
 
 from proxytune.errors import OutputError, RoleError, RoleNotFoundError
 from proxytune.folder_checks import read_json, require_sound_files
-from proxytune.roles import looks_local
+from proxytune.hub import hub_arguments, looks_local, require_available
 
 _CODE_FILE = "modeling_proxytune.py"
 # transformers reads the imports of this file, and says to install proxytune where it is missing.
@@ -45,21 +45,6 @@ def local_folder(source: Any, revision: str | None = None) -> Path:
     if kind != _MODEL_TYPE:
         raise RoleError(f"{str(source)!r} is no proxy folder (its model_type is {kind!r}): {_WAY_OUT}.")
     return path
-
-
-def resolve_source(source: str, folder: Path, *, is_downloaded: bool) -> str:
-    """Return the source of a role with a path relative to its proxy folder made absolute.
-
-    Raises:
-        RoleError: A folder from the hub names a path outside itself.
-    """
-    path = folder / source  # an absolute source stays as it is
-    if is_downloaded and looks_local(source) and not path.resolve().is_relative_to(folder.resolve()):
-        raise RoleError(
-            f"the proxy folder names {source!r}, a path on this machine outside it: a folder from the hub may name hub "
-            "ids and folders in it only; save it anew, or download it and change that."
-        )
-    return str(path.resolve()) if path.exists() else source
 
 
 def relative_source(source: str, folder: Path) -> str:
@@ -199,8 +184,9 @@ def _downloaded(source: str, revision: str | None) -> Path:
 
     if looks_local(source):
         raise RoleNotFoundError(f"{source!r} is no proxy folder (there is no such folder): {_WAY_OUT}.")
+    require_available("the proxy folder", source)
     try:
-        return Path(snapshot_download(source, revision=revision))
+        return Path(snapshot_download(source, revision=revision, **hub_arguments(source)))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RoleNotFoundError(

@@ -14,12 +14,13 @@ from proxytune.checkpoints import load_model, load_tokenizer, require_files
 from proxytune.errors import ProxyTuneWarning, RoleError
 from proxytune.hf.adapter_probe import probe_logits, require_shareable
 from proxytune.hf.configuration import ProxyTunedConfig
-from proxytune.hf.folder import AUTO_MAP, local_folder, relative_source, resolve_source, write_card, write_code
+from proxytune.hf.folder import AUTO_MAP, local_folder, relative_source, write_card, write_code
 from proxytune.hf.remote_base import RemoteCausalLM, connect
 from proxytune.hf.remote_folder import remote_settings, resolve_server, stored_settings
 from proxytune.hf.role import Adapted
 from proxytune.library_errors import reason_of
 from proxytune.options import check_alpha
+from proxytune.own_paths import path_mark, resolve_source
 from proxytune.prompts import PromptFormat
 from proxytune.roles import BASE, Pair, Role, Term, is_word, named_roles, require_few, role_of
 from proxytune.rules import Rule, rule_of
@@ -98,16 +99,21 @@ def stored(role: Term) -> Any:
 
 
 def load_config(
-    folder: Any, config: ProxyTunedConfig | None = None, *, base_url: str | None = None, revision: str | None = None
+    folder: Any,
+    config: ProxyTunedConfig | None = None,
+    *,
+    base_url: str | None = None,
+    revision: str | None = None,
+    trust_paths: bool = False,
 ) -> ProxyTunedConfig:
     """Return the config of a proxy folder (or the one given in its place), with the folders it names made absolute.
 
     `folder` may be a hub id, of which `revision` is a branch, tag or commit. `base_url` takes the place of the stored
-    one of a base behind an API; without it no key will be sent there.
+    one of a base behind an API; without it no key will be sent there. `trust_paths` follows paths that lead out of it.
 
     Raises:
         RoleNotFoundError: No proxy folder there.
-        RoleError: It names no base and pairs, or something else besides.
+        RoleError: It names no base and pairs, something else besides, or a path outside it that nobody asked to follow.
         OptionError: An α is no finite number, or there is no such rule.
     """
     path = local_folder(folder, revision)
@@ -134,9 +140,12 @@ def load_config(
     resolve_server(config.base, base_url)
     _ = config.alphas
     rule_of(config.rule)
+    sources = [entry["source"] for entry in _role_entries(config)]
+    is_trusted = trust_paths or (config.path_mark is not None and config.path_mark == path_mark(sources))
+    is_downloaded = not Path(folder).expanduser().is_dir()
     for entry in _role_entries(config):
         if not entry["source"].startswith("openai:"):
-            entry["source"] = resolve_source(entry["source"], path, is_downloaded=not Path(folder).is_dir())
+            entry["source"] = resolve_source(entry["source"], path, is_downloaded=is_downloaded, is_trusted=is_trusted)
     return config
 
 
@@ -179,6 +188,7 @@ def save_composite(composite: Any, folder: Any) -> None:
                 "a role was passed as a loaded model without a name: save that model to a folder and pass the folder."
             )
         entry["source"] = relative_source(entry["source"], path)
+    config.path_mark = path_mark(entry["source"] for entry in _role_entries(config))
     config.auto_map = dict(AUTO_MAP)
     config.save_pretrained(str(path))
     composite.generation_config.save_pretrained(str(path))

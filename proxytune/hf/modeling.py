@@ -116,15 +116,17 @@ class ProxyTunedForCausalLM(PreTrainedModel, GenerationMixin):
         base_url: str | None = None,
         tokenizer: Any = None,
         output_loading_info: bool = False,
+        trust_paths: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Return the composite that a proxy folder names; `kwargs` go to every role's own `from_pretrained`.
 
-        `config` and `base_url` are as in `proxytune.hf.loading.load_config`, `tokenizer` as in `load_models`.
+        `config`, `base_url` and `trust_paths` are as in `proxytune.hf.loading.load_config`, `tokenizer` as in
+        `load_models`.
         """
         name = str(pretrained_model_name_or_path)
         revision = kwargs.pop("revision", None)  # of the proxy folder; the roles have their own
-        config = load_config(name, config, base_url=base_url, revision=revision)
+        config = load_config(name, config, base_url=base_url, revision=revision, trust_paths=trust_paths)
         folder = local_folder(name, revision)
         if config._attn_implementation is not None:
             kwargs.setdefault("attn_implementation", config._attn_implementation)

@@ -15,6 +15,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from proxytune.errors import RoleError, RuntimeUnsupportedError
 from proxytune.options import pair_alphas
+from proxytune.own_paths import path_mark, resolve_source
 from proxytune.roles import Role, Term, is_word
 from proxytune.rules import DEFAULT
 from proxytune.vllm import compat
@@ -77,11 +78,13 @@ class _Folder:
     @classmethod
     def of(cls, entry: Mapping[str, Any], folder: Path) -> "_Folder":
         try:
-            base = _role(entry["base"], folder)
-            pairs = [
-                (_term(pair["expert"], "expert", folder), _term(pair["anti"], "anti", folder))
-                for pair in entry["pairs"]
-            ]
+            terms = [(name, pair[name]) for pair in entry["pairs"] for name in _ROLES[1:]]
+            roles = [entry["base"], *(term for name, term in terms if not is_word(term, name))]
+            mark = entry.get("path_mark")
+            is_own = mark is not None and mark == path_mark(role["source"] for role in roles)
+            base = _role(entry["base"], folder, is_own=is_own)
+            found = [term if is_word(term, name) else _role(term, folder, is_own=is_own) for name, term in terms]
+            pairs = list(zip(found[::2], found[1::2], strict=True))
             alphas = pair_alphas([pair.get("alpha", 1.0) for pair in entry["pairs"]], len(pairs))
         except (KeyError, TypeError, AttributeError) as error:
             raise RoleError(f"{str(folder)!r} names no base and pairs: write it with save_pretrained.") from error
@@ -104,17 +107,10 @@ class _Folder:
         return cls(base, pairs, settings)
 
 
-def _term(entry: Any, name: str, folder: Path) -> Term:
-    """Return an expert or anti as a proxy folder names it."""
-    return entry if is_word(entry, name) else _role(entry, folder)
-
-
-def _role(entry: Mapping[str, Any], folder: Path) -> Role:
-    """Return a role as a proxy folder names it; a folder below it is named relative to it."""
-    role = Role(**entry)
-    source = folder / str(role.source)
-    is_below = not Path(str(role.source)).is_absolute() and source.exists()
-    return Role(**{**entry, "source": str(source.resolve())}) if is_below else role
+def _role(entry: Mapping[str, Any], folder: Path, *, is_own: bool) -> Role:
+    """Return a role as a proxy folder names it, whose paths are followed as everywhere else."""
+    source = resolve_source(entry["source"], folder, is_downloaded=not folder.is_dir(), is_trusted=is_own)
+    return Role(**{**entry, "source": source})
 
 
 def _base_config(folder: _Folder) -> Any:

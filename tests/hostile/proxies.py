@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from proxytune.own_paths import path_mark
 from tests.hostile.changes import BAD_JSON, Change, edited, removed, written
 
 Config = dict[str, Any]
@@ -68,8 +69,10 @@ def name_absolutely(folder: Path) -> None:
     """Have a proxy folder name its roles by absolute paths, so that a copy of it is as sound."""
 
     def change(config: Config) -> None:
-        for entry in (config["base"], *(pair[role] for pair in config["pairs"] for role in ("expert", "anti"))):
+        entries = (config["base"], *(pair[role] for pair in config["pairs"] for role in ("expert", "anti")))
+        for entry in entries:
             entry["source"] = str((folder / entry["source"]).resolve())
+        config["path_mark"] = path_mark(entry["source"] for entry in entries)
 
     _of_config(change)(folder)
 

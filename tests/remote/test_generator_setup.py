@@ -168,4 +168,4 @@ def test_a_folder_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
             ProxyGenerator.from_pretrained(tmp_path)
     path.write_text(json.dumps({**config, "base": {"source": str(rig.TRIO / "base")}}))
     with pytest.raises(UnknownOptionError, match="base_url"):
-        ProxyGenerator.from_pretrained(tmp_path, base_url=URL)
+        ProxyGenerator.from_pretrained(tmp_path, base_url=URL, trust_paths=True)
