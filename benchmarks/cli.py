@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.registry import COMMANDS, PROGRAMS, TASKS
 from proxytune.cli.argument_parser import Parser
+from proxytune.cli.config_file import add_config_argument, with_config
 from proxytune.cli.stderr import note, quiet_libraries
 from proxytune.errors import ProxyTuneError, UnknownOptionError
 
@@ -44,7 +45,9 @@ def _run(arguments: Sequence[str]) -> int:
         entry = PROGRAMS[name]
         code: int = import_module(entry.module).main([*entry.arguments, *arguments[1:]])
         return code
-    options, unknown = _parser(name).parse_known_args(arguments)
+    parser, command = _parser(name)
+    given = arguments if command is None else [name, *with_config(arguments[1:], command)]
+    options, unknown = parser.parse_known_args(given)
     if unknown:
         raise UnknownOptionError(f"unknown option {unknown[0]!r}: see `proxytune bench {name} --help`.")
     with quiet_libraries(is_debug=options.debug):
@@ -53,8 +56,9 @@ def _run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _parser(chosen: str) -> Parser:
-    """Return the parser; only the chosen command's module is imported."""
+def _parser(chosen: str) -> tuple[Parser, Parser | None]:
+    """Return the parser, and that of the chosen command, the only one whose module is imported."""
+    found = None
     parser = Parser(prog="proxytune bench", description=__doc__.partition("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, entry in {**TASKS, **COMMANDS, **PROGRAMS}.items():
@@ -68,8 +72,9 @@ def _parser(chosen: str) -> Parser:
             allow_abbrev=False,
         )
         if module is not None:
+            found = command
             _fill(command, name, module)
-    return parser
+    return parser, found
 
 
 def _fill(command: Parser, name: str, module: Any) -> None:
@@ -81,6 +86,7 @@ def _fill(command: Parser, name: str, module: Any) -> None:
     else:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
+    add_config_argument(command)
     command.add_argument("--debug", action="store_true", help="show tracebacks and other libraries' messages")
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import neft
 from neft.commands import ablate, analyze, inspect, merge, pairs, reward, rl, train
+from neft.config_file import add_config_option, with_config
 from neft.errors import InputError, NoiseError
 from neft.notices import is_first_process
 
@@ -35,8 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in arguments
     try:
-        given = dict(vars(_parser().parse_args(arguments)))
+        parser, commands = _parser()
+        if arguments and arguments[0] in commands:
+            arguments = [arguments[0], *with_config(arguments[1:], commands[arguments[0]])]
+        given = dict(vars(parser.parse_args(arguments)))
         del given["debug"]
+        given.pop("config", None)
         _COMMANDS[given.pop("command")].run(given, is_quiet=given.pop("quiet"))
     except SystemExit as request:  # --help and --version
         return int(request.code or 0)
@@ -58,16 +63,17 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = _Parser(prog="neft", description="NEFTune fine-tuning.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"neft {neft.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in _COMMANDS.items():
         command = commands.add_parser(name, help=module.HELP, allow_abbrev=False, argument_default=argparse.SUPPRESS)
         module.add_options(command)
+        add_config_option(command)
         command.add_argument("--quiet", action="store_true", default=False, help="no progress bar, nothing on stdout")
         command.add_argument("--debug", action="store_true", default=False, help="show the traceback of an error")
-    return parser
+    return parser, dict(commands.choices)
 
 
 def _fail(message: str, *, code: int, is_debug: bool, is_shared: bool = False) -> int:

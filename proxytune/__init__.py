@@ -1,13 +1,11 @@
 """Tune large language models at decode time: `logits = base + α · (expert − anti)`.
 
-Importing this package makes transformers' Auto classes read proxy folders. It is light: torch and transformers are
-imported when a name that needs them is first used.
+Importing this package is light: torch and transformers are imported when a name that needs them is first used.
 """
 
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
-from proxytune import auto_classes
 from proxytune.errors import ProxyTuneError
 
 if TYPE_CHECKING:
@@ -78,6 +76,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
-
-
-auto_classes.register_on_import()

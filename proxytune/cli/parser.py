@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import proxytune
 from proxytune.cli import bench, chat, demo, doctor, generate, playground, report, save, score, serve, trace, tune_alpha
 from proxytune.cli.argument_parser import Parser
+from proxytune.cli.config_file import add_config_argument, with_config
 from proxytune.errors import UnknownOptionError
 
 _COMMANDS = (generate, chat, score, trace, report, playground, serve, save, tune_alpha, demo, doctor)
@@ -24,6 +25,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if arguments[:1] == ["bench"]:  # its options, --help too, are the benchmarks' own
         return argparse.Namespace(command="bench", run=bench.run, arguments=list(arguments[1:]))
     own, passed_on = serve.split(arguments)
+    if own and own[0] in commands:
+        own = [own[0], *with_config(own[1:], commands[own[0]])]
     found, unknown = parser.parse_known_args(own)
     if unknown:
         raise UnknownOptionError(_unknown_text(unknown[0], commands[found.command]))
@@ -52,6 +55,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
             allow_abbrev=False,
         )
         module.add_arguments(command)
+        add_config_argument(command)
         command.add_argument("--debug", action="store_true", help="show tracebacks and other libraries' messages")
         command.set_defaults(run=module.run)
         found[name] = command

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from proxytune.options import pair_alphas
 from proxytune.roles import BASE
@@ -27,6 +27,7 @@ class ProxyTunedConfig(PreTrainedConfig):
         max_position_embeddings: Context of the shortest role, None if no role states one.
         num_hidden_layers: Layers of all roles together.
         hidden_size: Width of the base.
+        path_mark: As in `proxytune.own_paths.path_mark`; None where all roles are in or beside the folder.
     """
 
     model_type = "proxytune"
@@ -42,6 +43,7 @@ class ProxyTunedConfig(PreTrainedConfig):
     max_position_embeddings: int | None = None
     num_hidden_layers: int | None = None
     hidden_size: int | None = None
+    path_mark: str | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -76,3 +78,7 @@ class ProxyTunedConfig(PreTrainedConfig):
         pairs = self.pairs or []
         for pair, value in zip(pairs, pair_alphas(alpha, len(pairs)), strict=True):
             pair["alpha"] = value
+
+
+# As transformers would have it of a model in a package of its own: its Auto classes read proxy folders from here on.
+AutoConfig.register(ProxyTunedConfig.model_type, ProxyTunedConfig, exist_ok=True)

@@ -44,13 +44,12 @@ def test_wrong_options_and_files_answer_light(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "imports",
     [
-        "import proxytune; from transformers import AutoConfig",
-        "from transformers import AutoConfig; import proxytune",
-        "import proxytune; from transformers import GenerationMixin, AutoConfig",
+        "from proxytune import ProxyTunedConfig; from transformers import AutoConfig",
+        "from transformers import AutoConfig; from proxytune import ProxyGenerator",
     ],
 )
 def test_auto_classes_know_the_proxy_folder(imports: str) -> None:
-    """Importing proxytune, before or after transformers, makes its Auto classes read proxy folders."""
+    """Whoever takes a class from proxytune, before or after transformers, has Auto classes that read proxy folders."""
     code = (
         f"{imports}; from transformers import AutoModelForCausalLM as Auto; "
         "print(Auto._model_mapping[type(AutoConfig.for_model('proxytune'))].__name__)"
