@@ -8,7 +8,11 @@ from typing import Any
 from torch import Tensor
 from vllm.compilation.backends import set_model_tag
 from vllm.config import CUDAGraphMode, ModelConfig, VllmConfig, replace
-from vllm.distributed import tensor_model_parallel_all_gather, tensor_model_parallel_gather
+from vllm.distributed import (
+    tensor_model_parallel_all_gather,
+    tensor_model_parallel_all_reduce,
+    tensor_model_parallel_gather,
+)
 from vllm.forward_context import get_forward_context
 from vllm.inputs import tokens_input
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
@@ -158,6 +162,11 @@ def gather_logits(shard: Tensor) -> Tensor | None:
     gather = tensor_model_parallel_all_gather if current_platform.use_all_gather() else tensor_model_parallel_gather
     logits: Tensor | None = gather(shard)
     return logits
+
+
+def on_any_rank(flags: Tensor | None) -> Tensor | None:
+    """Return where any of the ranks that hold a shard has a flag."""
+    return None if flags is None else tensor_model_parallel_all_reduce(flags.float()) > 0
 
 
 def query_starts() -> Tensor | None:

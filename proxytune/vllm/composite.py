@@ -16,6 +16,7 @@ from proxytune.checkpoints import load_model, read_config
 from proxytune.errors import ProxyTuneWarning, RoleError, RuntimeUnsupportedError
 from proxytune.roles import Role, Term, named_roles, role_of
 from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
+from proxytune.vllm.marks import Marks
 from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
 from proxytune.vllm.speculation import OPTION as SPECULATION
 
@@ -70,6 +71,11 @@ class VllmComposite:
     def is_speculative(self) -> bool:
         """True if a draft model runs ahead of it."""
         return self.engine_options.get(SPECULATION) is not None
+
+    def marks(self) -> Marks | None:
+        """Return the marks of broken logits; None where drafts are verified, whose logits have one width with these."""
+        names = tuple(role.name for role in self.plan().roles)
+        return None if self.is_speculative else Marks(self.roles[0].logits_width, names)
 
     def plan(self) -> Plan:
         """Return what the engine loads; roles that differ only in their prompt format are one model there."""

@@ -28,6 +28,7 @@ class Engine:
         compat.choose_runner()
         self._engine = _started(engine_arguments(composite))
         self.max_length: int = self._engine.model_config.max_model_len
+        self.marks = composite.marks()
         self._numbers = itertools.count()
         self._waiting: dict[str, deque[Any]] = {}
         self._lock = threading.Lock()
@@ -100,7 +101,7 @@ def engine_arguments(composite: VllmComposite) -> dict[str, Any]:
     for name in _OWN:
         if name in options:
             raise OptionError(f"engine_options sets {name!r}, which the composite sets itself: leave it out.")
-    plan = composite.plan()
+    plan, marks = composite.plan(), composite.marks()
     base = plan.roles[0]
     processors = [processor_name(len(plan.pairs)), "proxytune.vllm.seeded_sampling:SeededSampling"]
     if composite.is_speculative:
@@ -116,7 +117,7 @@ def engine_arguments(composite: VllmComposite) -> dict[str, Any]:
         **compat.device_settings(options),
         "model": base.model,
         "revision": base.revision,
-        "hf_overrides": plan.overrides(),
+        "hf_overrides": plan.overrides() | ({} if marks is None else marks.overrides()),
         "dtype": str(composite.dtype).removeprefix("torch."),
         "generation_config": "vllm",
         "skip_tokenizer_init": True,

@@ -15,6 +15,7 @@ from proxytune.steering import tables_of
 from proxytune.vllm import compat
 from proxytune.vllm.adapter import read_factors
 from proxytune.vllm.alpha import COLUMNS_PER_ALPHA, AlphaRows, from_columns, to_columns
+from proxytune.vllm.marks import Marks, broken_roles, with_marks
 from proxytune.vllm.pair import fingerprint, share
 from proxytune.vllm.plan import Plan, RolePlan
 
@@ -41,6 +42,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         ]
         self.secondary_weights = compat.weight_sources(self.plan)
         self.alpha_rows = AlphaRows.of(vllm_config)
+        self.marks = Marks.of(vllm_config.model_config.hf_config)
         if self.rule.schedule is not None and self.alpha_rows is None:
             raise RuntimeUnsupportedError(
                 f"rule {str(self.rule)!r} has a schedule, and this engine was started without what knows where answers "
@@ -84,6 +86,9 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor | IntermediateTensors:
         """Return the hidden states of all roles side by side, then the columns of α: `[T, ΣD + 3 · pairs]`."""
+        if self.marks is not None and input_ids is not None:
+            # In place, as CUDA graphs read this memory: a mark may be in a step that was scheduled ahead.
+            input_ids.clamp_(max=self.marks.first_id - 1)
         outputs = [
             model(input_ids, positions, _of_role(name, intermediate_tensors))
             for name, model in zip(self.names, self.models, strict=True)
@@ -99,7 +104,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         return torch.cat(states, dim=-1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """Return the combined logits `[N, V of the base]`, float32; ids that not all roles share are −inf.
+        """Return the combined logits `[N, V of the base]`, float32, then marks; ids that not all roles share are −inf.
 
         None on a tensor-parallel rank that does not sample.
         """
@@ -110,17 +115,25 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
                 model.logits_processor(model.lm_head, rows, skip_gather=True)
                 for model, rows in zip(self.models, states, strict=True)
             ]
-            combined = compat.gather_logits(self._combined(self._by_role(shards), strengths))
+            by_role = self._by_role(shards)
+            combined = compat.gather_logits(self._combined(by_role, strengths))
+            broken = compat.on_any_rank(self._broken(by_role, strengths))
         else:
             logits = [model.compute_logits(rows) for model, rows in zip(self.models, states, strict=True)]
             if logits[0] is None:
                 return None
-            combined = self._combined(self._by_role(logits), strengths)
+            by_role = self._by_role(logits)
+            combined, broken = self._combined(by_role, strengths), self._broken(by_role, strengths)
         if combined is None:
             return None
         widths = [model.logits_processor.org_vocab_size for model in self.models]
         width = min(*widths, self.plan.vocab_size or widths[0])
-        return nn.functional.pad(combined[..., :width], (0, widths[0] - width), value=-torch.inf)
+        table = nn.functional.pad(combined[..., :width], (0, widths[0] - width), value=-torch.inf)
+        return table if broken is None else with_marks(table, broken)
+
+    def _broken(self, logits: Sequence[Tensor], strengths: Tensor) -> Tensor | None:
+        """Return `[N, roles]` as in `broken_roles`; None in an engine without marks."""
+        return None if self.marks is None else broken_roles(logits, self.plan.pairs, strengths)
 
     def _split(self, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return α `[N, pairs]` or `[1, pairs]`, and for each model its roles' hidden states, one after another."""

@@ -120,7 +120,7 @@ class VllmRuntime:
                     if output.finished:
                         request = running.pop(name)
                         self._engine.drop(name)
-                        yield request, _score(request, output)
+                        yield request, self._score(request, output)
         finally:
             for name in running:
                 self._engine.drop(name)
@@ -128,6 +128,9 @@ class VllmRuntime:
     def _take(self, row: _Running, output: Any, options: GenerationOptions) -> bool:
         """Add an output's tokens to a row; return whether the row has ended."""
         [part] = output.outputs
+        if self._engine.marks is not None:
+            lengths = [len(ids) + len(row.token_ids) for ids in row.request.role_ids]
+            self._engine.marks.require_none(part.token_ids, row.request.index, lengths)
         if row.first_token_at is None and part.token_ids:
             row.first_token_at = time.perf_counter()
         for index, token_id in enumerate(part.token_ids):
@@ -203,6 +206,18 @@ class VllmRuntime:
             )
         return token_ids
 
+    def _score(self, request: Request, output: Any) -> Score:
+        entries = output.prompt_logprobs[-len(request.continuation_ids) :]
+        if self._engine.marks is not None:
+            likeliest = [next(index for index, one in entry.items() if one.rank == 1) for entry in entries]
+            self._engine.marks.require_none(likeliest, request.index, [len(ids) for ids in request.role_ids])
+        logprobs = [entry[index] for entry, index in zip(entries, request.continuation_ids, strict=True)]
+        return Score(
+            token_ids=request.continuation_ids,
+            logprobs=tuple(entry.logprob for entry in logprobs),
+            is_greedy=all(entry.rank == 1 for entry in logprobs),
+        )
+
 
 def _require_no_beams(options: GenerationOptions) -> None:
     if options.num_beams > 1:
@@ -236,13 +251,3 @@ def _token_logprob(token_id: int, logprobs: Any, num_top: int) -> TokenLogprob:
     ranked = sorted(logprobs.items(), key=lambda item: item[1].rank or 0)
     top = {index: entry.logprob for index, entry in ranked if (entry.rank or 0) <= num_top}
     return TokenLogprob(token_id=token_id, logprob=logprobs[token_id].logprob, top=top)
-
-
-def _score(request: Request, output: Any) -> Score:
-    entries = output.prompt_logprobs[-len(request.continuation_ids) :]
-    logprobs = [entry[index] for entry, index in zip(entries, request.continuation_ids, strict=True)]
-    return Score(
-        token_ids=request.continuation_ids,
-        logprobs=tuple(entry.logprob for entry in logprobs),
-        is_greedy=all(entry.rank == 1 for entry in logprobs),
-    )

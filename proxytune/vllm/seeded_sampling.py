@@ -83,7 +83,7 @@ class SeededSampling(LogitsProcessor):
         for indices in groups.values():
             rows = torch.tensor(indices, device=logits.device)
             token_ids = _sampled(logits[rows, : self._vocab_size], [self._rows[index] for index in indices])
-            logits[rows] = -torch.inf
+            logits[rows, : self._vocab_size] = -torch.inf  # marks behind them stay
             logits[rows, token_ids] = 0.0
         return logits
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from proxytune.errors import OptionError, RuntimeUnsupportedError
 from proxytune.vllm import compat
 from proxytune.vllm.plugin import register
+from proxytune.vllm.serving.engine_client import CheckedEngine
 
 _POLL_S = 0.05
 _ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -67,7 +68,7 @@ async def _serve(args: argparse.Namespace, address: str, sock: socket.socket, re
     async with build_async_engine_client(args) as engine:
         announcing = asyncio.create_task(_announce(sock, address, ready))
         try:
-            rest = await build_and_serve(engine, address, sock, args)
+            rest = await build_and_serve(CheckedEngine(engine), address, sock, args)
         finally:
             announcing.cancel()
     is_asked_for = compat.was_asked_to_stop(rest)
