@@ -16,6 +16,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from proxytune.errors import OptionError
 from proxytune.options import GenerationOptions
 from proxytune.sampling import ExponentialNoise, draw, penalised, seen_ids, warped, warpers
+from proxytune.vllm.marks import Marks
 from proxytune.vllm.plan import Plan
 
 DRAW_KEY = "proxytune_draw"
@@ -39,6 +40,8 @@ class SeededSampling(LogitsProcessor):
         """Start with an empty batch."""
         model_config = vllm_config.model_config
         self._vocab_size = int(Plan.of(model_config.hf_config).vocab_size or model_config.get_vocab_size())
+        marks = Marks.of(model_config.hf_config)
+        self._first_mark = None if marks is None else marks.first_id  # marks stay, above the drawn token
         self._device = device
         self._rows: dict[int, _Row] = {}
 
@@ -83,7 +86,7 @@ class SeededSampling(LogitsProcessor):
         for indices in groups.values():
             rows = torch.tensor(indices, device=logits.device)
             token_ids = _sampled(logits[rows, : self._vocab_size], [self._rows[index] for index in indices])
-            logits[rows, : self._vocab_size] = -torch.inf  # marks behind them stay
+            logits[rows, : self._first_mark] = -torch.inf
             logits[rows, token_ids] = 0.0
         return logits
 

@@ -1,5 +1,6 @@
 """What a command imports before it knows that it will run, and how an unreachable hub is told."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -55,6 +56,38 @@ def test_auto_classes_know_the_proxy_folder(imports: str) -> None:
         "print(Auto._model_mapping[type(AutoConfig.for_model('proxytune'))].__name__)"
     )
     assert _python(code).stdout.strip() == "ProxyTunedForCausalLM"
+
+
+_OPTIONAL = (
+    "datasets",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "torchvision",
+    "matplotlib",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "vllm",
+)
+_SHOW_OPTIONAL = f"import sys; print([name for name in {_OPTIONAL} if name in sys.modules], file=sys.stderr)"
+_PLAIN = """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from proxytune.demo import trio_path
+tokenizer = AutoTokenizer.from_pretrained(trio_path() / "base")
+model = AutoModelForCausalLM.from_pretrained(trio_path() / "base")
+model.generate(**tokenizer("x", return_tensors="pt"), max_new_tokens=2)
+"""
+
+
+@pytest.mark.slow
+def test_generate_imports_what_transformers_does() -> None:
+    """One prompt imports no optional library that a plain model's generate does not: they cost seconds."""
+    arguments = ["generate", "--prompt", "x", "--max-new-tokens", "2"]
+    ours = _python(f"from proxytune.cli import main; main({arguments}); {_SHOW_OPTIONAL}")
+    plain = _python(_PLAIN + _SHOW_OPTIONAL)
+    imported = [set(ast.literal_eval(done.stderr.splitlines()[-1])) for done in (ours, plain)]
+    assert imported[0] <= imported[1]
 
 
 def test_versions_agree() -> None:
