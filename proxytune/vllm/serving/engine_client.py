@@ -28,9 +28,9 @@ class CheckedEngine:
         Raises:
             VLLMValidationError: The prompt holds an id beyond the vocabulary.
         """
-        outputs: AsyncIterator[Any] = self._engine.generate(prompt, sampling_params, *arguments, **settings)
+        outputs: Any = self._engine.generate(prompt, sampling_params, *arguments, **settings)
         if self._marks is None:
-            return outputs
+            return outputs  # type: ignore[no-any-return]
         given = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
         if given and max(given) >= self._marks.first_id:
             raise VLLMValidationError(
@@ -39,7 +39,7 @@ class CheckedEngine:
         is_delta = sampling_params.output_kind is RequestOutputKind.DELTA
         return self._checked(outputs, self._marks, is_delta=is_delta)
 
-    async def _checked(self, outputs: AsyncIterator[Any], marks: Marks, *, is_delta: bool) -> AsyncIterator[Any]:
+    async def _checked(self, outputs: Any, marks: Marks, *, is_delta: bool) -> AsyncIterator[Any]:
         before: dict[int, int] = {}  # tokens of each answer that were given already
         async for output in outputs:
             for part in output.outputs:
@@ -49,6 +49,6 @@ class CheckedEngine:
                 try:
                     marks.require_none(part.token_ids, 0, [length])
                 except NonFiniteLogitsError as error:
-                    await outputs.aclose()  # type: ignore[attr-defined] - which ends the request
+                    await outputs.aclose()  # which ends the request
                     raise GenerationError(str(error)) from error
             yield output
