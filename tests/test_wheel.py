@@ -22,17 +22,8 @@ def test_wheel_has_names_of_its_own(tmp_path: Path) -> None:
     for name in _SOURCES:
         copy = shutil.copytree if (_ROOT / name).is_dir() else shutil.copy
         copy(_ROOT / name, tmp_path / "source" / name)
-    command = [
-        "pip",
-        "wheel",
-        "./source",
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-        "--quiet",
-        "--wheel-dir",
-        ".",
-    ]
+    options = "--no-index --no-deps --no-build-isolation --quiet --wheel-dir ."
+    command = ["pip", "wheel", "./source", *options.split()]
     subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     ZipFile(wheel).extractall(tmp_path / "site")
