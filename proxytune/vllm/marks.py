@@ -53,7 +53,7 @@ class Marks:
                 raise NonFiniteLogitsError(self.names[role_index], row, length + index - 1)
 
 
-def broken_roles(logits: Sequence[Tensor], pairs: Sequence[tuple[int, int]], strengths: Tensor) -> Tensor:
+def broken_roles(logits: Sequence[Tensor], pairs: Sequence[tuple[int, int | None]], strengths: Tensor) -> Tensor:
     """Return `[N, roles]`: roles whose logits `[N, V]` hold a NaN or +inf and count, as a pair of strength 0 does not.
 
     One reduction per role, since a maximum is NaN where any value is; the result stays on the device.
