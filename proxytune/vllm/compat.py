@@ -1,7 +1,9 @@
-"""Everything that may differ between vLLM versions; written for and tested with 0.32."""
+"""Everything that may differ between vLLM versions, see `TESTED_VERSION`."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -15,13 +17,18 @@ from vllm.distributed import (
 )
 from vllm.forward_context import get_forward_context
 from vllm.inputs import tokens_input
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.platforms import current_platform
+from vllm.v1.attention.backend import CommonAttentionMetadata, subclass_attention_backend
 
-from proxytune.errors import DependencyError, RuntimeUnsupportedError
+from proxytune.errors import DependencyError, ProxyTuneWarning, RuntimeUnsupportedError
+from proxytune.vllm.alpha import AlphaRows, RoleInput
 from proxytune.vllm.plan import Plan, RolePlan
 from proxytune.vllm.speculation import METHOD
+
+TESTED_VERSION = "0.32"  # with which tokens were compared; tests/vllm/test_versions.py names what moved in another
 
 # Of the plugin, as pyproject.toml has them.
 _ENTRY_POINT_GROUP, _ENTRY_POINT = "vllm.general_plugins", "proxytune"
@@ -31,7 +38,15 @@ _RUNNER_V2 = "VLLM_USE_V2_MODEL_RUNNER"
 def require_plugin() -> None:
     """Raise DependencyError unless vLLM's processes will find the composite."""
     import vllm.envs as envs
+    from vllm import __version__ as version
 
+    if not version.startswith(f"{TESTED_VERSION}."):
+        warnings.warn(
+            f"vLLM {version} is installed, and proxytune was tested with {TESTED_VERSION}: compare a few answers with "
+            f"runtime='hf', or install vLLM {TESTED_VERSION}.",
+            ProxyTuneWarning,
+            stacklevel=2,
+        )
     names = {point.name for point in entry_points(group=_ENTRY_POINT_GROUP)}
     if _ENTRY_POINT not in names:
         raise DependencyError("vLLM does not see proxytune's plugin: install proxytune again (pip install -e .).")
@@ -45,12 +60,6 @@ def require_supported_engine(vllm_config: Any) -> None:
         raise RuntimeUnsupportedError(
             f"the composite runs on vLLM's model runner V1, and {_RUNNER_V2} is set to 1, or an option needs V2: "
             f"set {_RUNNER_V2}=0 and leave that option out, or use runtime='hf'."
-        )
-    mode = vllm_config.compilation_config.cudagraph_mode
-    if not current_platform.is_cpu() and mode is not None and mode.has_full_cudagraphs():
-        raise RuntimeUnsupportedError(
-            f"CUDA graphs of mode {mode.name} would keep the α they were captured with: set "
-            'compilation_config={"cudagraph_mode": "PIECEWISE"}, or use runtime="hf".'
         )
     _require_supported_speculation(vllm_config)
     if vllm_config.lora_config is not None:
@@ -76,6 +85,28 @@ def _require_supported_speculation(vllm_config: Any) -> None:
         )
 
 
+def require_role_prompts(vllm_config: Any) -> None:
+    """Raise RuntimeUnsupportedError for engine settings under which all roles must read the same prompt."""
+    reason = None
+    mode = vllm_config.compilation_config.cudagraph_mode
+    if vllm_config.speculative_config is not None:
+        reason = (
+            "speculative_config is set, beside which vLLM takes no logits processor to tell them apart: leave it out"
+        )
+    elif records_graphs(vllm_config) and mode.has_full_cudagraphs():
+        reason = f"CUDA graphs of mode {mode.name} hold one prompt for all: set cudagraph_mode PIECEWISE"
+    elif vllm_config.parallel_config.decode_context_parallel_size > 1:
+        reason = "decode_context_parallel_size spreads one prompt's KV cache for all: leave it out"
+    if reason is not None:
+        raise RuntimeUnsupportedError(f"the roles read different prompts, and {reason}, or take runtime='hf'.")
+
+
+def records_graphs(vllm_config: Any) -> bool:
+    """Return whether an engine replays CUDA graphs, full ones or pieces."""
+    mode = vllm_config.compilation_config.cudagraph_mode
+    return not current_platform.is_cpu() and mode is not None and mode is not CUDAGraphMode.NONE
+
+
 def device_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return engine arguments, given the user's, that `require_supported_engine` accepts on this device."""
     return {} if current_platform.is_cpu() else accelerator_settings(options, is_cuda=current_platform.is_cuda())
@@ -84,8 +115,8 @@ def device_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 def accelerator_settings(options: Mapping[str, Any], *, is_cuda: bool) -> dict[str, Any]:
     """Return what a GPU needs: piecewise graphs, no scheduling ahead in a pipeline (runner V1 has no such).
 
-    On CUDA also an attention backend that tells where requests begin, as vLLM's own choice may not. Settings of the
-    user stay.
+    Full graphs would hold one prompt for all roles. On CUDA also an attention backend that takes requests in any order
+    of their lengths, as a role may read less of one than others do. Settings of the user stay.
     """
     settings: dict[str, Any] = {}
     compilation = options.get("compilation_config") or {}
@@ -126,6 +157,8 @@ def new_role(role: RolePlan, vllm_config: Any, fingerprint: str = "") -> Any:
     model_config.verify_with_parallel_config(vllm_config.parallel_config)
     model_config.maybe_untie_word_embeddings()
     quant_config = VllmConfig.get_quantization_config(model_config, vllm_config.load_config)
+    if quant_config is not None:
+        name_as_on_disk(quant_config, role.name)
     # Else vLLM would settle the engine's shared settings once more, for this model alone.
     model_config.is_submodel_config = True
     role_config = replace(
@@ -137,6 +170,16 @@ def new_role(role: RolePlan, vllm_config: Any, fingerprint: str = "") -> Any:
     )
     with set_model_tag(f"proxytune_{role.name}"):
         return initialize_model(role_config, prefix=role.name)
+
+
+def name_as_on_disk(quant_config: Any, role_name: str) -> None:
+    """Have a quantisation's lists of layers, which a checkpoint names `model.…`, apply to `<role>.model.…`."""
+
+    class RoleQuantConfig(type(quant_config)):  # type: ignore[misc]
+        def get_quant_method(self, layer: Any, prefix: str) -> Any:
+            return super().get_quant_method(layer, prefix.removeprefix(f"{role_name}."))
+
+    quant_config.__class__ = RoleQuantConfig
 
 
 def weight_sources(plan: Plan) -> list[Any]:
@@ -169,23 +212,72 @@ def on_any_rank(flags: Tensor | None) -> Tensor | None:
     return None if flags is None else tensor_model_parallel_all_reduce(flags.float()) > 0
 
 
-def query_starts() -> Tensor | None:
-    """Return the first token of each request in the running batch and the number of tokens, `[B + 1]`.
-
-    None in a dummy run.
-    """
+def is_dummy_run() -> bool:
+    """Return whether the forward pass that runs has no requests."""
     metadata = get_forward_context().attn_metadata
-    if not metadata:
-        return None
-    if not isinstance(metadata, dict):
+    if isinstance(metadata, list):
         raise RuntimeUnsupportedError("vLLM's micro-batches are not supported with a composite: leave enable_dbo off.")
-    starts = getattr(next(iter(metadata.values())), "query_start_loc", None)
-    if starts is None:
-        raise RuntimeUnsupportedError(
-            "this attention backend does not tell where requests begin, so α cannot be per request: "
-            "set attention_backend='FLASH_ATTN', or use runtime='hf'."
-        )
-    return starts  # type: ignore[no-any-return]
+    return not metadata
+
+
+def read_own_prompts(model: Any, name: str, role_index: int) -> None:
+    """Have the attention layers of a role's model attend by that role's prompts, which may not be the step's tokens.
+
+    The layers get a backend of their own class, hence a metadata builder of their own, by which vLLM keeps them apart.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Attention):
+            layer.attn_backend = _role_backend(layer.attn_backend, name, role_index)
+
+
+@cache
+def _role_backend(backend: Any, name: str, role_index: int) -> Any:
+    class RoleMetadataBuilder(backend.get_builder_cls()):  # type: ignore[misc]
+        supports_update_block_table = False  # another role's metadata is not this one's with other blocks
+
+        def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+            rows = AlphaRows.of(self.vllm_config)
+            if rows is not None:
+                common_attn_metadata = _of_role(rows, role_index, common_attn_metadata, self.kv_cache_spec.block_size)
+            return super().build(common_prefix_len, common_attn_metadata, fast_build)
+
+    return subclass_attention_backend(f"Role_{name}_", backend, RoleMetadataBuilder)
+
+
+def _of_role(
+    rows: AlphaRows, role_index: int, metadata: CommonAttentionMetadata, block_size: int
+) -> CommonAttentionMetadata:
+    """Return a step's metadata as a role has it, unchanged where it reads the step as it is."""
+    rows.begin_step(metadata.query_start_loc)
+    rows.role_inputs.pop(role_index, None)
+    step = rows.role_step(
+        role_index, metadata.query_start_loc_cpu, metadata.seq_lens_cpu_upper_bound, metadata.num_actual_tokens
+    )
+    if step is None:
+        return metadata
+    device_step = step.to(metadata.seq_lens.device)
+    slots = device_step.slots(metadata.block_table_tensor, block_size).to(metadata.slot_mapping.dtype)
+    rows.role_inputs[role_index] = RoleInput(device_step, slots)
+    # The longest query and sequence and the number of tokens are upper bounds, and remain such.
+    return metadata.replace(
+        query_start_loc=device_step.starts,
+        query_start_loc_cpu=step.starts,
+        seq_lens=device_step.lengths,
+        seq_lens_cpu_upper_bound=step.lengths,
+        positions=device_step.positions,
+        slot_mapping=slots,
+        _num_computed_tokens_cache=None,
+        _token_to_req_indices_cache=None,
+    )
+
+
+def set_slots(names: Sequence[str], slots: Tensor) -> None:
+    """Have the attention layers of these roles write the KV of the running step's tokens to `slots` `[T]`."""
+    starts = tuple(f"{name}." for name in names)
+    mapping: Any = get_forward_context().slot_mapping
+    for layer in mapping:
+        if layer.startswith(starts):
+            mapping[layer] = slots
 
 
 def was_asked_to_stop(rest: Any) -> bool:
@@ -197,6 +289,6 @@ def was_asked_to_stop(rest: Any) -> bool:
     return str(rest.__name__) == "shutdown"
 
 
-def tokens(token_ids: tuple[int, ...]) -> Any:
+def tokens(token_ids: Sequence[int], cache_salt: str | None = None) -> Any:
     """Return a prompt of token ids as the engine takes it."""
-    return tokens_input(list(token_ids))
+    return tokens_input(list(token_ids), cache_salt=cache_salt)

@@ -17,7 +17,7 @@ from proxytune.errors import ProxyTuneWarning, RoleError, RuntimeUnsupportedErro
 from proxytune.roles import Role, Term, named_roles, role_of
 from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
 from proxytune.vllm.marks import Marks
-from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_supported
+from proxytune.vllm.plan import Plan, RolePlan, check_alphas, require_splittable, require_supported
 from proxytune.vllm.speculation import OPTION as SPECULATION
 
 _HF = 'take runtime="hf" for this.'
@@ -78,15 +78,10 @@ class VllmComposite:
         return None if self.is_speculative else Marks(self.roles[0].logits_width, names)
 
     def plan(self) -> Plan:
-        """Return what the engine loads; roles that differ only in their prompt format are one model there."""
-        distinct = list(dict.fromkeys(role.plan for role in self.roles))
-        model_indices = [distinct.index(role.plan) for role in self.roles]
+        """Return what the engine loads, in the order of `roles`."""
         return Plan(
-            roles=tuple(distinct),
-            pairs=tuple(
-                (model_indices[expert], None if anti is None else model_indices[anti])
-                for expert, anti in self.pair_roles
-            ),
+            roles=tuple(role.plan for role in self.roles),
+            pairs=tuple(self.pair_roles),
             alphas=check_alphas(self.config.alphas),
             vocab_size=self.config.vocab_size,
             rule=self.config.rule,
@@ -95,8 +90,37 @@ class VllmComposite:
 
 def unsupported_reason(base: Role, pairs: Sequence[tuple[Term, Term]]) -> str | None:
     """Return why these roles, as they were given, cannot run in vLLM; None if they can."""
-    named = [(name.partition("_")[0], role) for name, role in named_roles(base, pairs).items()]
-    return next((reason for name, role in named if (reason := _role_unsupported_reason(name, role)) is not None), None)
+    reasons = (
+        _role_unsupported_reason(name.partition("_")[0], role) for name, role in named_roles(base, pairs).items()
+    )
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def models_unsupported_reason(
+    base: Role, pairs: Sequence[tuple[Term, Term]], engine_options: Mapping[str, Any] | None
+) -> str | None:
+    """Return why vLLM cannot run these roles, as they were given or by their configs; None if it can.
+
+    Raises:
+        RoleError: A role is missing.
+    """
+    reason = unsupported_reason(base, pairs)
+    if reason is not None:
+        return reason
+    given = {name: role for name, role in named_roles(base, pairs).items() if not role.is_adapter}
+    try:
+        roles = [_read(name, role, "raw") for name, role in given.items()]
+        _require_one_engine(list(given.values()), roles, engine_options or {})
+    except RuntimeUnsupportedError as error:
+        return str(error)
+    return None
+
+
+def _require_one_engine(given: Sequence[Role], roles: Sequence[VllmRole], options: Mapping[str, Any]) -> torch.dtype:
+    """Return the dtype of all roles; raise RuntimeUnsupportedError where one engine cannot hold them."""
+    for role in roles:
+        require_splittable(role.config, role.name, int(options.get("tensor_parallel_size") or 1))
+    return _shared_dtype(given, roles)
 
 
 def _role_unsupported_reason(name: str, role: Role) -> str | None:
@@ -145,18 +169,22 @@ def new_composite(
                 raise RoleError(
                     f"expert{suffix} is an adapter without an anti: pass the model that it adapts as the anti."
                 )
-            over = _same_model(roles, anti_role) or _read(f"anti{suffix}", anti_role, formats[1])
-            if _is_merged(expert_role, f"expert{suffix}", anti_role, over.config, options):
-                expert_role, over = merged.add(expert_role, anti_role, f"expert{suffix}"), None
+            name = f"expert{suffix}"
+            seen = _index_of(roles, anti_role, formats[1])
+            over = _read(f"anti{suffix}", anti_role, formats[1]) if seen is None else roles[seen]
+            if _is_merged(expert_role, name, anti_role, over, options, has_own_prompt=formats[0] != formats[1]):
+                expert_role, over = merged.add(expert_role, anti_role, name), None
         expert_index = _role_index(roles, f"expert{suffix}", expert_role, formats[0], over)
         anti_index = None
         if anti_role is not None:
             anti_index = _role_index(roles, f"anti{suffix}", anti_role, formats[1])
         pair_roles.append((expert_index, anti_index))
-    dtype = _shared_dtype(list(named_roles(base, pairs).values()), roles)
+    dtype = _require_one_engine(list(named_roles(base, pairs).values()), roles, options)
     if (limit := options.get("max_model_len")) is not None and limit > 0:
         roles = [replace(role, max_context=min(limit, role.max_context or limit)) for role in roles]
     contexts = [role.max_context for role in roles if role.max_context is not None]
+    # The engine has one length for all: that of the longest prompt and the answer.
+    roles = [replace(role, max_context=min(contexts, default=None)) for role in roles]
     config.vocab_size = min([role.logits_width for role in roles] + ([config.vocab_size] if config.vocab_size else []))
     config.max_position_embeddings = min(contexts, default=None)
     config.num_hidden_layers = sum(role.config.num_hidden_layers for role in roles)
@@ -166,24 +194,31 @@ def new_composite(
 
 def _role_index(roles: list[VllmRole], name: str, role: Role, prompt_format: str, over: VllmRole | None = None) -> int:
     """Return the index of a role among those seen so far, adding it when it is new; `over` is the anti it adapts."""
-    seen = _same_model(roles, role, over)
-    if seen is None:
-        new = _read(name, role, prompt_format) if over is None else _adapting(over, name, role, prompt_format)
+    seen = _index_of(roles, role, prompt_format, over)
+    if seen is not None:
+        return seen
+    if over is not None:
+        roles.append(_adapting(over, name, role, prompt_format))
     else:
-        new = replace(seen, name=name, prompt_format=prompt_format)
-        for index, other in enumerate(roles):
-            if (other.plan, other.prompt_format) == (new.plan, prompt_format):
-                return index
-    roles.append(new)
+        twin = next((other.name for other in roles if _index_of([other], role, other.prompt_format) is not None), None)
+        if twin is not None:
+            warnings.warn(
+                f"{name} is the model of {twin} and reads another prompt, so vLLM loads it twice: give both one "
+                f"format to save the memory, or {_HF}",
+                ProxyTuneWarning,
+                stacklevel=4,
+            )
+        roles.append(_read(name, role, prompt_format))
     return len(roles) - 1
 
 
-def _same_model(roles: list[VllmRole], role: Role, over: VllmRole | None = None) -> VllmRole | None:
-    """Return the role among these that is the same model, whatever its prompt format."""
-    expected = (_source(role), role.revision, None if over is None else over.plan.name)
-    return next(
-        (seen for seen in roles if (seen.plan.model, seen.plan.revision, seen.plan.adapter_of) == expected), None
-    )
+def _index_of(roles: Sequence[VllmRole], role: Role, prompt_format: str, over: VllmRole | None = None) -> int | None:
+    """Return the index of the same model that reads the same prompt."""
+    expected = (_source(role), role.revision, None if over is None else over.plan.name, prompt_format)
+    for index, seen in enumerate(roles):
+        if (seen.plan.model, seen.plan.revision, seen.plan.adapter_of, seen.prompt_format) == expected:
+            return index
+    return None
 
 
 def _source(role: Role) -> str:
@@ -233,11 +268,15 @@ def _as_dtype(dtype: Any) -> torch.dtype:
     return resolved
 
 
-def _is_merged(expert: Role, name: str, anti: Role, anti_config: Any, options: Mapping[str, Any]) -> bool:
+def _is_merged(
+    expert: Role, name: str, anti: Role, over: VllmRole, options: Mapping[str, Any], *, has_own_prompt: bool
+) -> bool:
     """Return whether an adapter becomes a model of its own, saying so where the user did not ask for it."""
     if is_asked_to_merge(options):
         return True
-    reason = merge_reason(expert, name, anti, anti_config, options)
+    reason = merge_reason(expert, name, anti, over.config, options)
+    if reason is None and has_own_prompt:
+        reason = "it reads another prompt"
     if reason is not None:
         warnings.warn(
             f"the adapter of {name} is merged into a second copy of its anti, as {reason}: equal results, but no "

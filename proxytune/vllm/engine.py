@@ -13,6 +13,7 @@ from proxytune.vllm import compat
 from proxytune.vllm.alpha import processor_name
 from proxytune.vllm.composite import VllmComposite
 from proxytune.vllm.plugin import register
+from proxytune.vllm.role_prompts import RolePrompts, private
 from proxytune.vllm.speculation import OPTION, speculative_config
 
 _OWN = ("model", "hf_overrides", "logits_processors", "skip_tokenizer_init", "dtype", "max_logprobs", "revision")
@@ -27,19 +28,39 @@ class Engine:
         register()
         compat.choose_runner()
         self._engine = _started(engine_arguments(composite))
+        self._shared_pairs = composite.plan().shared_pairs
         self.max_length: int = self._engine.model_config.max_model_len
         self.marks = composite.marks()
         self._numbers = itertools.count()
         self._waiting: dict[str, deque[Any]] = {}
         self._lock = threading.Lock()
 
-    def add(self, token_ids: tuple[int, ...], params: Any) -> str:
-        """Return the id of a new request."""
+    def add(self, prompts: RolePrompts, params: Any) -> str:
+        """Return the id of a new request.
+
+        Raises:
+            RuntimeUnsupportedError: Its prompts differ, and this engine cannot keep them apart.
+        """
         name = str(next(self._numbers))
+        cache_salt = None
+        if not prompts.are_equal:
+            compat.require_role_prompts(self._engine.vllm_config)
+            self._require_separate(prompts)
+            params.extra_args = {**(params.extra_args or {}), **prompts.arguments()}
+            cache_salt = private(params)
         with self._lock:
-            self._engine.add_request(name, compat.tokens(token_ids), params)
+            self._engine.add_request(name, compat.tokens(prompts.sequence(), cache_salt), params)
             self._waiting[name] = deque()
         return name
+
+    def _require_separate(self, prompts: RolePrompts) -> None:
+        """Raise RuntimeUnsupportedError where roles that run on the same weights read different prompts."""
+        for expert, anti in self._shared_pairs:
+            if prompts.role_ids[expert] != prompts.role_ids[anti]:
+                raise RuntimeUnsupportedError(
+                    "an adapter and its anti share their weights and read different prompts: set "
+                    'additional_config={"proxytune_share_adapters": False} in engine_options, or take runtime="hf".'
+                )
 
     def outputs(self, names: set[str]) -> Iterator[tuple[str, Any]]:
         """Yield each output of these requests, in the order of their coming, after one step or less."""

@@ -94,8 +94,7 @@ class _Folder:
         pair_formats = {pair.get(f"{role}_prompt") for pair in entry["pairs"] for role in _ROLES[1:]} - {None}
         if len({*formats.values(), *pair_formats}) > 1:
             raise RuntimeUnsupportedError(
-                "base, expert and anti read prompts in different formats, and a request in vLLM has one prompt: save "
-                'the folder with one format for all roles, or take runtime="hf".'
+                f"base, expert and anti read prompts in different formats; vLLM alone cannot, {_SERVE}: start it so."
             )
         settings = SimpleNamespace(
             alphas=alphas,

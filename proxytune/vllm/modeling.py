@@ -14,7 +14,7 @@ from proxytune.rules import rule_of
 from proxytune.steering import tables_of
 from proxytune.vllm import compat
 from proxytune.vllm.adapter import read_factors
-from proxytune.vllm.alpha import COLUMNS_PER_ALPHA, AlphaRows, from_columns, to_columns
+from proxytune.vllm.alpha import COLUMNS_PER_ALPHA, AlphaRows, RoleInput, from_columns, to_columns
 from proxytune.vllm.marks import Marks, broken_roles, with_marks
 from proxytune.vllm.pair import fingerprint, share
 from proxytune.vllm.plan import Plan, RolePlan
@@ -23,7 +23,7 @@ _SEPARATOR = "."  # between a role's name and the key of one of its intermediate
 
 
 class ProxyTunedForCausalLM(nn.Module, SupportsPP):
-    """A base steered by pairs of experts and antis, all on the same tokens at the same positions."""
+    """A base steered by pairs of experts and antis, all on the same answer, each behind its own prompt."""
 
     def __init__(self, *, vllm_config, prefix: str = "") -> None:  # type: ignore[no-untyped-def]
         """Build every role under its own name; `prefix` is empty, as the composite is no part of another model."""
@@ -48,6 +48,11 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
                 f"rule {str(self.rule)!r} has a schedule, and this engine was started without what knows where answers "
                 'begin: start it by ProxyGenerator(..., runtime="vllm") or `proxytune serve`, and without drafts.'
             )
+        for name, model, role_indices in zip(self.names, self.models, self.role_indices, strict=True):
+            compat.read_own_prompts(model, name, role_indices[0])
+        self._fixed_inputs = None
+        if compat.records_graphs(vllm_config):
+            self._fixed_inputs = [FixedInputs(vllm_config) for _ in self.names]
 
     def _new_model(self, role: RolePlan, vllm_config: Any) -> Any:
         """Return a role's model; the experts that are adapters over it run inside."""
@@ -89,19 +94,41 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         if self.marks is not None and input_ids is not None:
             # In place, as CUDA graphs read this memory: a mark may be in a step that was scheduled ahead.
             input_ids.clamp_(max=self.marks.first_id - 1)
+        is_dummy = compat.is_dummy_run()
+        role_inputs = {} if is_dummy or self.alpha_rows is None else self.alpha_rows.role_inputs
         outputs = [
-            model(input_ids, positions, _of_role(name, intermediate_tensors))
-            for name, model in zip(self.names, self.models, strict=True)
+            self._output(number, role_inputs.get(role_indices[0]), input_ids, positions, intermediate_tensors)
+            for number, role_indices in enumerate(self.role_indices)
         ]
         if isinstance(outputs[0], IntermediateTensors):
             return _joined(self.names, outputs)
         states = self._by_role(outputs)
         if self.alpha_rows is not None:
-            alphas = self.alpha_rows.per_token(
-                positions[: states[0].shape[0]], compat.query_starts(), self.rule.schedule
-            )
+            # `positions` are the request's, whatever each role read.
+            alphas = self.alpha_rows.per_token(positions[: states[0].shape[0]], self.rule.schedule, is_dummy=is_dummy)
             states.append(to_columns(alphas, states[0].dtype))
         return torch.cat(states, dim=-1)
+
+    def _output(
+        self,
+        number: int,
+        role_input: RoleInput | None,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None,
+    ) -> Any:
+        """Return what a model gives for the step's tokens in their order; it may read others than these, or fewer."""
+        name, model = self.names[number], self.models[number]
+        if role_input is not None:
+            compat.set_slots([self.plan.roles[index].name for index in self.role_indices[number]], role_input.slots)
+            input_ids = role_input.step.inputs(input_ids, model.config.vocab_size)
+            positions = role_input.step.positions
+        if self._fixed_inputs is not None:
+            input_ids, positions = self._fixed_inputs[number].hold(input_ids, positions)
+        output = model(input_ids, positions, _of_role(name, intermediate_tensors))
+        if role_input is None or isinstance(output, IntermediateTensors):
+            return output
+        return torch.cat([role_input.step.outputs(rows) for rows in output.chunk(len(self.role_indices[number]))])
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Return the combined logits `[N, V of the base]`, float32, then marks; ids that not all roles share are −inf.
@@ -178,6 +205,21 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
         for name, weight in weights:
             mark = next((mark for mark in marks if name.startswith(mark)), "")
             yield marks.get(mark, f"{self.names[0]}{_SEPARATOR}") + name.removeprefix(mark), weight
+
+
+class FixedInputs:
+    """Token ids and positions of a model at addresses that stay, as a CUDA graph that was captured with them asks."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        """Make room for the longest step."""
+        size, device = vllm_config.scheduler_config.max_num_batched_tokens, vllm_config.device_config.device
+        self._input_ids = torch.zeros(size, dtype=torch.int32, device=device)
+        self._positions = torch.zeros(size, dtype=torch.int64, device=device)
+
+    def hold(self, input_ids: Tensor | None, positions: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return copies of ids and positions `[T]` there; ids are None on a later stage of a pipeline."""
+        held = self._positions[: len(positions)].copy_(positions)
+        return None if input_ids is None else self._input_ids[: len(input_ids)].copy_(input_ids), held
 
 
 def _joined(names: list[str], tensors: list[IntermediateTensors]) -> IntermediateTensors:

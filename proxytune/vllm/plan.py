@@ -64,6 +64,16 @@ class Plan:
         """Return the experts that share the weights of a role."""
         return tuple(role for role in self.roles if role.adapter_of == name)
 
+    @property
+    def shared_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Indices in `roles` of each adapter and of the role whose weights it shares."""
+        names = [role.name for role in self.roles]
+        return tuple(
+            (index, names.index(role.adapter_of))
+            for index, role in enumerate(self.roles)
+            if role.adapter_of is not None
+        )
+
     def overrides(self) -> dict[str, Any]:
         """Return vLLM's `hf_overrides` that make the base's config the composite's."""
         entry = {
@@ -122,6 +132,18 @@ def check_alphas(alphas: tuple[float, ...]) -> tuple[float, ...]:
         if abs(alpha) > _MAX_ALPHA:
             raise OptionError(f"alpha is {alpha!r}: the vllm runtime takes at most {_MAX_ALPHA:g} either way.")
     return alphas
+
+
+def require_splittable(config: Any, name: str, tensor_parallel_size: int) -> None:
+    """Raise RuntimeUnsupportedError unless a role's attention heads can be split over that many ranks."""
+    num_heads = config.num_attention_heads
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    size = tensor_parallel_size
+    if num_heads % size or (num_kv_heads % size and size % num_kv_heads):
+        raise RuntimeUnsupportedError(
+            f"{name} has {num_heads} attention heads ({num_kv_heads} of keys), which tensor_parallel_size={size} "
+            "does not divide: take one that divides those of all roles, and pipeline_parallel_size for the other GPUs."
+        )
 
 
 def require_supported(config: Any, name: str) -> None:

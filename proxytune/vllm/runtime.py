@@ -18,6 +18,7 @@ from proxytune.trace import Trace
 from proxytune.vllm.composite import VllmComposite
 from proxytune.vllm.engine import Engine
 from proxytune.vllm.plan import ALPHA_KEY, check_alphas
+from proxytune.vllm.role_prompts import RolePrompts
 from proxytune.vllm.seeded_sampling import draw_arguments
 from proxytune.vllm.speculation import Acceptance, require_verifiable
 
@@ -68,13 +69,15 @@ class VllmRuntime:
         _require_no_beams(options)
         if options.trace:
             raise RuntimeUnsupportedError(_NO_TRACE)
-        waiting = [(request, _shared_prompt(request), self._params(request, options)) for request in requests][::-1]
+        waiting = [(request, RolePrompts(request.role_ids), self._params(request, options)) for request in requests][
+            ::-1
+        ]
         running: dict[str, _Running] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < options.batch_size:
-                    request, token_ids, params = waiting.pop()
-                    running[self._engine.add(token_ids, params)] = _Running(request, time.perf_counter())
+                    request, prompts, params = waiting.pop()
+                    running[self._engine.add(prompts, params)] = _Running(request, time.perf_counter())
                 num_rows = len(running)
                 for name, output in self._engine.outputs(set(running)):
                     if name in running and self._take(running[name], output, options):
@@ -94,7 +97,7 @@ class VllmRuntime:
         _require_no_beams(options)
         params = self._params(request, options)
         row = _Running(request, time.perf_counter())
-        name = self._engine.add(_shared_prompt(request), params)
+        name = self._engine.add(RolePrompts(request.role_ids), params)
         try:
             is_done = False
             while not is_done:
@@ -109,13 +112,13 @@ class VllmRuntime:
 
     def score(self, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[Request, Score]]:
         """Yield each request with its continuation's log-probabilities: one pass, teacher-forced."""
-        waiting = [(request, self._scored_prompt(request), self._score_params(request)) for request in requests][::-1]
+        waiting = [(request, self._scored_prompts(request), self._score_params(request)) for request in requests][::-1]
         running: dict[str, Request] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < batch_size:
-                    request, token_ids, params = waiting.pop()
-                    running[self._engine.add(token_ids, params)] = request
+                    request, prompts, params = waiting.pop()
+                    running[self._engine.add(prompts, params)] = request
                 for name, output in self._engine.outputs(set(running)):
                     if output.finished:
                         request = running.pop(name)
@@ -196,15 +199,15 @@ class VllmRuntime:
         draw = {} if options is None else draw_arguments(options, request.seed)
         return {ALPHA_KEY: list(check_alphas(request.alphas))} | draw
 
-    def _scored_prompt(self, request: Request) -> tuple[int, ...]:
+    def _scored_prompts(self, request: Request) -> RolePrompts:
         """Return prompt and continuation; the engine reads all of it and has to have room for one token more."""
-        token_ids = _shared_prompt(request) + request.continuation_ids
-        if len(token_ids) >= self._engine.max_length:
+        prompts = RolePrompts(tuple(ids + request.continuation_ids for ids in request.role_ids))
+        if prompts.length >= self._engine.max_length:
             raise ContextLengthError(
-                f"row {request.index} has {len(token_ids)} tokens, and the vllm runtime scores at most "
+                f"row {request.index} has {prompts.length} tokens, and the vllm runtime scores at most "
                 f'{self._engine.max_length - 1}: shorten it, or take runtime="hf".'
             )
-        return token_ids
+        return prompts
 
     def _score(self, request: Request, output: Any) -> Score:
         entries = output.prompt_logprobs[-len(request.continuation_ids) :]
@@ -224,16 +227,6 @@ def _require_no_beams(options: GenerationOptions) -> None:
         raise RuntimeUnsupportedError(
             f'num_beams={options.num_beams}: the vllm runtime has no beam search; take runtime="hf" for it.'
         )
-
-
-def _shared_prompt(request: Request) -> tuple[int, ...]:
-    """Return the one prompt of all roles; raise RuntimeUnsupportedError where they read different ones."""
-    if len(set(request.role_ids)) > 1:
-        raise RuntimeUnsupportedError(
-            f"prompt {request.index} reads differently for base, expert and anti (prompt formats or tokenizers), and a "
-            'request in vLLM has one prompt: use one format for all roles, or runtime="hf".'
-        )
-    return request.role_ids[0]
 
 
 def _checked_params(**params: Any) -> SamplingParams:

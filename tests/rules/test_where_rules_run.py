@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from proxytune.cli.parser import parse
 from proxytune.cli.role_arguments import choose_roles
 from proxytune.demo import trio_path
 from proxytune.errors import OptionError
-from proxytune.strength import Schedule
 from tests import tiny
 from tests.conftest import save_adapter
 from tests.hf.decoding.rigs import by_generate
@@ -77,16 +75,3 @@ def test_a_forward_asks_where_the_answer_begins() -> None:
     late, early = (model(ids, answer_position=position, logits_to_keep=1).logits for position in (2, 0))
     assert torch.equal(late, model(ids, alpha=0, answer_position=0, logits_to_keep=1).logits)
     assert not torch.equal(early, late)
-
-
-def test_vllms_strengths_follow_the_schedule() -> None:
-    """Per token of a batch with a prompt of 3 read in part, one of 2 with an answer, and drafts: by hand."""
-    pytest.importorskip("vllm")
-    from proxytune.vllm.alpha import AlphaRows
-
-    rows = SimpleNamespace(_rows=[((1.0,), 3), ((0.5,), 2), ((1.0,), 9)], _device=torch.device("cpu"))
-    positions, starts = torch.tensor([1, 2, 3, 4, 5, 0]), torch.tensor([0, 2, 5])
-    found = AlphaRows.per_token(rows, positions, starts, Schedule.of("linear:4"))
-    # Row 0: prompt, then position 0; row 1: positions 2, 3, 4.
-    assert found[:5, 0].tolist() == [1.0, 1.0, 0.25, 0.125, 0.0]
-    assert AlphaRows.per_token(rows, positions, starts)[:, 0].tolist() == [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]

@@ -8,9 +8,19 @@ from typing import Any
 import httpx
 import pytest
 
-from proxytune.errors import RuntimeUnsupportedError, UnknownOptionError
+from proxytune.errors import (
+    ContextLengthError,
+    InputError,
+    OptionError,
+    RuntimeUnsupportedError,
+    UnknownOptionError,
+)
+from proxytune.prompts import PromptFormat
+from proxytune.requests import RequestBuilder, RoleReader
 from proxytune.vllm.plan import Plan, RolePlan
+from proxytune.vllm.role_prompts import RolePrompts
 from proxytune.vllm.serving.body import BodyRules
+from tests import tiny
 from tests.vllm.conftest import IS_INSTALLED
 
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not IS_INSTALLED, reason="vLLM is not installed")]
@@ -153,3 +163,61 @@ def test_fields_that_would_be_ignored(extra: dict[str, Any], error: type[Excepti
     """What would change the answer and is not known is an error with the nearest name."""
     with pytest.raises(error, match=sentence):
         BodyRules(alphas=(1.0,)).checked({"prompt": "a", **extra}, KNOWN)
+
+
+def chats() -> RequestBuilder:
+    """Return what encodes chats for three roles, each in a format of its own."""
+    formats = {"base": "raw", "expert": "w1 {prompt} w2", "anti": "w3 {prompt}"}
+    readers = [RoleReader(name, PromptFormat(form), tiny.word_tokenizer(), 64, 64) for name, form in formats.items()]
+    return RequestBuilder(readers, 64, (1.0,))
+
+
+CHAT = frozenset({"messages", "tools", "add_generation_prompt", "vllm_xargs"})
+MESSAGES = [{"role": "user", "content": "w5 w6"}]
+
+
+def test_a_chat_carries_the_prompt_of_each_role() -> None:
+    """The conversation is encoded as each role reads it, beside the request's α; texts for completions are not."""
+    rules = BodyRules(alphas=(1.0,), chats=chats())
+    extra = rules.checked({"messages": MESSAGES, "alpha": 0.5}, CHAT)["vllm_xargs"]
+    prompts = RolePrompts.of(extra)
+    assert prompts is not None
+    assert list(prompts.role_ids) == [[1, 9, 10], [1, 5, 9, 10, 6], [1, 7, 9, 10]]
+    assert extra["alpha"] == 0.5
+    assert rules.checked({"prompt": "w5"}, KNOWN) == {"prompt": "w5"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "sentence"),
+    [
+        ({"tools": [{"type": "function"}]}, RuntimeUnsupportedError, "tools: .*leave it out"),
+        ({"add_generation_prompt": False}, RuntimeUnsupportedError, "add_generation_prompt: "),
+        ({"messages": [{"role": "user", "content": "w1 " * 70}]}, ContextLengthError, "shorten it"),
+        ({"messages": [{"role": "user", "content": None}]}, InputError, "message 0"),
+        ({"vllm_xargs": {"proxytune_prompt_0": [1]}}, OptionError, "only the server makes"),
+    ],
+)
+def test_a_chat_that_no_format_of_the_roles_holds(extra: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    """What only a model's own template reads is refused, as are prompts that the client made up."""
+    with pytest.raises(error, match=sentence):
+        BodyRules(alphas=(1.0,), chats=chats()).checked({"messages": MESSAGES, **extra}, CHAT)
+
+
+def test_the_engine_gets_the_sequence_that_all_prompts_fit() -> None:
+    """A request with a prompt per role ends with the base's ids and has no part in the prefix cache; others stay."""
+    from vllm import SamplingParams
+
+    from proxytune.vllm.serving.role_engine import RoleEngine
+
+    taken: list[Any] = []
+    client = SimpleNamespace(generate=lambda prompt, params, name: taken.append((prompt, params, name)), errored=False)
+    engine = RoleEngine(client)
+    prompts = RolePrompts(((1, 5), (1, 6, 7, 8)))
+    engine.generate({"type": "token"}, SamplingParams(extra_args=prompts.arguments()), "a")
+    engine.generate({"type": "token"}, SamplingParams(), "b")
+    [(first, params, _), (second, _, _)] = taken
+    assert first["prompt_token_ids"] == [1, 1, 1, 5]
+    assert first["cache_salt"]
+    assert params.skip_reading_prefix_cache
+    assert second == {"type": "token"}
+    assert engine.errored is False

@@ -24,6 +24,7 @@ _DEFS = {"$defs": {"x": _ITSELF}}
         ({"alpha": {"a": 1}}, "alpha is {'a': 1}"),
         ({"alpha": 1e9}, "takes at most 65504"),
         ({"vllm_xargs": {"alpha": "x"}}, "alpha is 'x'"),
+        ({"vllm_xargs": {"proxytune_prompt_0": [1]}}, "which only the server makes"),
         ({"vllm_xargs": {"alpha": None}}, "alpha in vllm_xargs is null"),
         ({"alpha": 1, "vllm_xargs": {"alpha": 2}}, "given twice"),
         ({"alhpa": 1}, "unknown field 'alhpa'"),

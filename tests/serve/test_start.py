@@ -21,7 +21,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--expert-prompt", "alpaca"], "different formats (question, alpaca)"),
+        (["--expert-prompt", "alpaca", "--", "--chat-template", "x"], "formats of their own"),
         (["--alpha", "nan"], "alpha is nan"),
         (["--port", "0"], "--port is 0"),
         (["no-such-folder"], "no-such-folder"),

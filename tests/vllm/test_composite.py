@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 
 from proxytune import ProxyGenerator
-from proxytune.errors import DependencyError, OptionError, RoleError, RuntimeUnsupportedError, UnknownOptionError
+from proxytune.errors import (
+    DependencyError,
+    OptionError,
+    ProxyTuneWarning,
+    RoleError,
+    RuntimeUnsupportedError,
+    UnknownOptionError,
+)
 from proxytune.hf.configuration import ProxyTunedConfig
 from proxytune.roles import Role
+from proxytune.runtimes import choose_runtime
 from proxytune.vllm.composite import new_composite, unsupported_reason
 from proxytune.vllm.plan import Plan, RolePlan, require_supported
 from tests import tiny
@@ -89,6 +97,43 @@ def test_a_shorter_engine_shortens_the_context(folders: Folders) -> None:
     assert {role.max_context for role in made.roles} == {50}
 
 
+def test_a_model_under_two_prompts_is_loaded_twice(folders: Folders) -> None:
+    """A model has one KV cache in vLLM: the anti that is the base under another prompt is a second one, and said so."""
+    base, expert = Role(str(folders["base"])), Role(str(folders["expert"]))
+    config = ProxyTunedConfig(base={"source": "b"}, pairs=[{"expert": {}, "anti": {}}], anti_prompt="question")
+    with pytest.warns(ProxyTuneWarning, match="anti is the model of base and reads another prompt"):
+        made = new_composite(base, [(expert, base)], config, None)
+    assert [role.name for role in made.plan().roles] == ["base", "expert", "anti"]
+    same = ProxyTunedConfig(base={"source": "b"}, pairs=[{"expert": {}, "anti": {}}])
+    assert new_composite(base, [(expert, base)], same, None).plan().pairs == ((1, 0),)
+
+
+def test_roles_that_cannot_be_split_are_refused_by_name(folders: Folders) -> None:
+    """Heads that the ranks do not divide are named before an engine starts."""
+    roles = [Role(str(folders[name])) for name in ("base", "expert", "anti")]
+    config = ProxyTunedConfig(base={"source": "b"}, pairs=[{"expert": {}, "anti": {}}])
+    with pytest.raises(RuntimeUnsupportedError, match=r"base has 4 attention heads .*tensor_parallel_size=3"):
+        new_composite(roles[0], [(roles[1], roles[2])], config, {"tensor_parallel_size": 3})
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_auto_takes_hf_for_what_vllm_cannot_run(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with CUDA: another decoder, a sliding window, several dtypes, unequal heads; the reason is said."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    base, expert, anti = (Role(str(folders[name])) for name in ("base", "expert", "anti"))
+    assert choose_runtime("auto", None, base, [(expert, anti)]) == "vllm"
+    for architecture, reason in (("gemma2", "Gemma2ForCausalLM"), ("neox", "GPTNeoX"), ("mistral", "sliding window")):
+        tiny.new_model(architecture).save_pretrained(tmp_path / architecture)
+        with pytest.warns(ProxyTuneWarning, match=f"takes hf, .*expert .*{reason}"):
+            assert choose_runtime("auto", None, base, [(Role(str(tmp_path / architecture)), anti)]) == "hf"
+    with pytest.warns(ProxyTuneWarning, match="several dtypes"):
+        assert choose_runtime("auto", None, base, [(Role(str(folders["expert"]), dtype="bfloat16"), anti)]) == "hf"
+    with pytest.warns(ProxyTuneWarning, match="tensor_parallel_size=3"):
+        assert choose_runtime("auto", {"tensor_parallel_size": 3}, base, [(expert, anti)]) == "hf"
+
+
 def test_a_requests_alpha_is_a_number_or_one_per_pair() -> None:
     """Absent it is the configured one; anything else but finite numbers is refused."""
     roles = tuple(RolePlan(name=name, model=name) for name in "abc")
@@ -113,7 +158,7 @@ def test_runtimes_are_chosen_by_name(folders: Folders) -> None:
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_a_gpu_gets_settings_that_carry_alpha(folders: Folders) -> None:
-    """Piecewise graphs and a backend that tells where requests begin, unless the user chose; vLLM knows the names."""
+    """Piecewise graphs and a backend that takes requests in any order, unless the user chose; vLLM knows the names."""
     from vllm import EngineArgs
 
     from proxytune.vllm.compat import accelerator_settings

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from proxytune import Pair, ProxyGenerator
-from proxytune.errors import RuntimeUnsupportedError
 from tests import tiny
 from tests.conftest import save_adapter
 from tests.vllm.conftest import ENGINE, save_trio
@@ -53,12 +52,11 @@ def test_the_folder_it_writes_is_the_folder_it_read(runtimes: Runtimes, tmp_path
     assert found.token_ids == expected.token_ids
 
 
-def test_separate_prompts_are_refused(runtimes: Runtimes) -> None:
-    """Roles of different formats read a text differently, and a request in vLLM has one prompt; ids all read alike."""
+def test_a_pair_may_read_another_prompt(runtimes: Runtimes) -> None:
+    """One expert of two reads a question, the other roles the text as it is: the hf runtime's tokens."""
     hf, vllm = runtimes
-    assert hf.generate("w1 w2", max_new_tokens=2)
-    with pytest.raises(RuntimeUnsupportedError, match='runtime="hf"'):
-        vllm.generate("w1 w2", max_new_tokens=2)
+    expected, found = (gen.generate(["w1 w2", "w3"], max_new_tokens=12, ignore_eos=True) for gen in (hf, vllm))
+    assert [row.token_ids for row in found] == [row.token_ids for row in expected]
 
 
 @pytest.mark.parametrize("alpha", [[1.0], [1.0, 2.0, 3.0], [1.0, "much"], "much", float("nan")])

@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from proxytune.errors import OptionError
+from proxytune.requests import RequestBuilder
 from proxytune.vllm.composite import VllmComposite
 from proxytune.vllm.engine import engine_arguments
 from proxytune.vllm.serving.chat_template import chat_template
-from proxytune.vllm.serving.middleware import ADDS_SPECIAL_TOKENS, RequestRules
+from proxytune.vllm.serving.middleware import ADDS_SPECIAL_TOKENS, CHATS, RequestRules
 
 RULES = f"{RequestRules.__module__}.{RequestRules.__qualname__}"
 
@@ -44,7 +45,8 @@ class ServerSettings:
         api_key: Key that clients must send, None for no check.
         tokenizer: Folder or hub id of the tokenizer.
         tokenizer_revision: Of that.
-        prompt_format: Of chats.
+        prompt_format: Of chats, as the base reads them.
+        chats: Encodes chats for each role; None where all read them alike.
         eos_token_ids: Ids that end a completion.
         trust_remote_code: Of the tokenizer.
     """
@@ -57,6 +59,7 @@ class ServerSettings:
     tokenizer_revision: str | None
     prompt_format: str
     eos_token_ids: tuple[int, ...]
+    chats: RequestBuilder | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -89,6 +92,11 @@ class PassedOn:
 
     def arguments(self, composite: VllmComposite, settings: ServerSettings) -> argparse.Namespace:
         """Return the arguments of vLLM's server over a composite; its `engine_options` are those found here."""
+        if settings.chats is not None and "chat_template" in self.changed:
+            raise OptionError(
+                "--chat-template behind `--` is one for all, and base, expert and anti read chats in formats of their "
+                "own: leave it out, or give all roles one format."
+            )
         server_arguments = dict(engine_arguments(composite))
         server_arguments |= {
             "skip_tokenizer_init": False,
@@ -101,6 +109,7 @@ class PassedOn:
             "port": settings.port,
             "served_model_name": [settings.served_model_name],
             "api_key": None if settings.api_key is None else [settings.api_key],
+            CHATS: settings.chats,
             "middleware": [*self.args.middleware, RULES],
         }
         if "shutdown_timeout" not in self.changed:

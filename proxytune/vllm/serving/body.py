@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from proxytune.errors import InputError, OptionError, RuntimeUnsupportedError, UnknownOptionError
+from proxytune.options import GenerationOptions
+from proxytune.requests import RequestBuilder
 from proxytune.vllm.plan import ALPHA_KEY, request_alphas
+from proxytune.vllm.role_prompts import RolePrompts, has_arguments
 
 XARGS = "vllm_xargs"
 # Of OpenAI's API: what they ask for changes no answer here, and its client sends them.
@@ -25,6 +28,17 @@ _WITHOUT_EFFECT = frozenset(
         "verbosity",
     }
 )
+# Of chats: what only a model's own template reads, not the prompt formats of the roles.
+_OF_TEMPLATES = (
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "documents",
+    "echo",
+    "mm_processor_kwargs",
+    "tools",
+    "truncate_prompt_tokens",
+)
 _MAX_WHOLE = 2**63
 
 
@@ -36,11 +50,13 @@ class BodyRules:
         alphas: The configured strengths, one per pair.
         is_speculative: A draft model runs ahead, so that neither α nor a seed can be a request's own.
         adds_special_tokens: The chat template leaves the first token to the tokenizer.
+        chats: Encodes a conversation for each role; None where all read the one that vLLM renders.
     """
 
     alphas: tuple[float, ...]
     is_speculative: bool = False
     adds_special_tokens: bool = False
+    chats: RequestBuilder | None = None
 
     def checked(self, body: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
         """Return the body with α where vLLM looks for it; `known` are the fields that the endpoint has.
@@ -64,12 +80,30 @@ class BodyRules:
         checked_body = dict(body)
         if "messages" in known and self.adds_special_tokens:
             checked_body.setdefault("add_special_tokens", True)
-        return self._with_alpha(checked_body)
+        checked_body = self._with_alpha(checked_body)
+        if "messages" in known and self.chats is not None:
+            checked_body = self._with_prompts(checked_body, self.chats)
+        return checked_body
+
+    def _with_prompts(self, body: dict[str, Any], chats: RequestBuilder) -> dict[str, Any]:
+        """Return a chat's body with the conversation as each role reads it."""
+        unread = [name for name in _OF_TEMPLATES if body.get(name)]
+        if body.get("add_generation_prompt") is False:
+            unread.append("add_generation_prompt")
+        if unread:
+            raise RuntimeUnsupportedError(
+                f"{unread[0]}: base, expert and anti read chats in prompt formats of their own, which have none: leave "
+                "it out, or send prompts to /v1/completions."
+            )
+        [request] = chats.for_generation([body.get("messages") or []], GenerationOptions(max_new_tokens=1))
+        return {**body, XARGS: {**(body.get(XARGS) or {}), **RolePrompts(request.role_ids).arguments()} or None}
 
     def _with_alpha(self, body: dict[str, Any]) -> dict[str, Any]:
         extra = body.get(XARGS) or {}
         if not isinstance(extra, Mapping):
             raise OptionError(f"{XARGS} is {extra!r}: pass an object.")
+        if has_arguments(extra):
+            raise OptionError(f"{XARGS} holds the prompts of the roles, which only the server makes: leave them out.")
         given, inner = body.pop(ALPHA_KEY, None), extra.get(ALPHA_KEY)
         if inner is None and ALPHA_KEY in extra:
             raise OptionError(f"alpha in {XARGS} is null: pass a number, or leave it out.")

@@ -20,7 +20,9 @@ _RENDER = "/render"  # the same body, answered with token ids
 # Takes vllm_xargs too, but renders prompts in ways of its own, which nothing here has compared with the hf runtime.
 _STEERED = (_COMPLETIONS, _CHAT)
 
-ADDS_SPECIAL_TOKENS = "proxytune_adds_special_tokens"  # of the server's arguments
+# Of the server's arguments.
+ADDS_SPECIAL_TOKENS = "proxytune_adds_special_tokens"
+CHATS = "proxytune_chats"
 
 
 class RequestRules:
@@ -123,6 +125,7 @@ def _rules(state: Any) -> BodyRules:
         alphas=Plan.of(config.model_config.hf_config).alphas,
         is_speculative=config.speculative_config is not None,
         adds_special_tokens=getattr(state.args, ADDS_SPECIAL_TOKENS, False),
+        chats=getattr(state.args, CHATS, None),
     )
 
 

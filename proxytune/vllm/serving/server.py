@@ -12,6 +12,8 @@ from proxytune.errors import OptionError, RuntimeUnsupportedError
 from proxytune.vllm import compat
 from proxytune.vllm.plugin import register
 from proxytune.vllm.serving.engine_client import CheckedEngine
+from proxytune.vllm.serving.middleware import CHATS
+from proxytune.vllm.serving.role_engine import RoleEngine
 
 _POLL_S = 0.05
 _ADDRESS_ERRORS = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -35,6 +37,8 @@ def require_engine(args: argparse.Namespace) -> None:
             f"vLLM refuses these settings ({' '.join(str(error).split())[:300]}): change what stands behind `--`."
         ) from error
     compat.require_supported_engine(config)
+    if getattr(args, CHATS, None) is not None:
+        compat.require_role_prompts(config)
 
 
 def serve(args: argparse.Namespace, ready: Callable[[str], None]) -> bool:
@@ -68,7 +72,7 @@ async def _serve(args: argparse.Namespace, address: str, sock: socket.socket, re
     async with build_async_engine_client(args) as engine:
         announcing = asyncio.create_task(_announce(sock, address, ready))
         try:
-            rest = await build_and_serve(CheckedEngine(engine), address, sock, args)
+            rest = await build_and_serve(RoleEngine(CheckedEngine(engine)), address, sock, args)
         finally:
             announcing.cancel()
     is_asked_for = compat.was_asked_to_stop(rest)
