@@ -185,10 +185,10 @@ def doctor(run: Run, *arguments: object, code: int) -> dict[str, Any]:
 
 def test_refusals(run: Run, roles: list[str], tmp_path: Path) -> None:
     """What the vllm runtime would refuse is listed, each with the way out, and the exit code is 2."""
-    arguments = ["--expert-prompt", "alpaca", "--load-in-8bit", "--base-dtype", "bfloat16", "--alpha", "1e9"]
+    arguments = ["--load-in-8bit", "--base-dtype", "bfloat16", "--alpha", "1e9"]
     found = doctor(run, *roles, *arguments, "--tensor-parallel-size", 3, code=2)
     text = "\n".join(found["refusals"])
-    for part in ("quantization='8bit'", "(alpaca, raw)", "(bfloat16, float32)", "=3 does not", "65504", "heads 8 wide"):
+    for part in ("quantization='8bit'", "(bfloat16, float32)", "=3 does not", "65504", "heads 8 wide"):
         assert part in text
     windowed = MistralConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
     windowed.architectures = ["MistralForCausalLM"]
@@ -199,7 +199,7 @@ def test_refusals(run: Run, roles: list[str], tmp_path: Path) -> None:
 
 
 def test_adapters_and_drafts(run: Run, trio: Path, tmp_path: Path) -> None:
-    """A LoRA expert adds its own weights where vLLM lets it share the anti's, else the anti's; a draft is one more."""
+    """A LoRA expert adds its own weights where vLLM lets it share the anti's, else the anti's, as with a prompt of its own."""
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
     get_peft_model(AutoModelForCausalLM.from_pretrained(trio / "anti"), config).save_pretrained(tmp_path)
     roles = ["--base", trio / "base", "--expert", tmp_path, "--anti", trio / "anti"]
@@ -208,6 +208,8 @@ def test_adapters_and_drafts(run: Run, trio: Path, tmp_path: Path) -> None:
     option = ["--engine-option", 'additional_config={"proxytune_share_adapters": false}']
     merged = doctor(run, *roles, *option, code=2)["roles"]
     assert merged[1]["weight_bytes"] == merged[2]["weight_bytes"]
+    prompted = doctor(run, *roles, "--expert-prompt", "alpaca", code=2)["roles"]
+    assert prompted[1]["weight_bytes"] == merged[1]["weight_bytes"]
     draft = ["--engine-option", 'speculative_config={"num_speculative_tokens": 2}']
     assert doctor(run, *roles, *draft, code=2)["roles"][-1]["name"] == "draft"
 
