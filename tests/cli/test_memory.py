@@ -199,7 +199,7 @@ def test_refusals(run: Run, roles: list[str], tmp_path: Path) -> None:
 
 
 def test_adapters_and_drafts(run: Run, trio: Path, tmp_path: Path) -> None:
-    """A LoRA expert adds its own weights where vLLM lets it share the anti's, else, or with a prompt of its own, the anti's."""
+    """A LoRA expert adds its own weights where it shares the anti's, else, or under another prompt, the anti's."""
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
     get_peft_model(AutoModelForCausalLM.from_pretrained(trio / "anti"), config).save_pretrained(tmp_path)
     roles = ["--base", trio / "base", "--expert", tmp_path, "--anti", trio / "anti"]
