@@ -2,16 +2,19 @@
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
 from proxytune import ProxyGenerator
 from tests.real.conftest import Cuts
 
+NUM_ROWS = 200
 TOLERANCE = 1e-3  # nats of an ending
 
 
@@ -35,26 +38,32 @@ def test_transformers_generates_what_the_arithmetic_does(folder: Path, cuts: Cut
 
 
 def test_the_harness_scores_hellaswag_as_the_arithmetic(folder: Path, cuts: Cuts, data: Path) -> None:
-    """lm-eval's HFLM on the proxy folder: log-likelihoods of HellaSwag's endings are those of plain forwards."""
+    """lm-eval's HFLM on the proxy folder: log-likelihoods of HellaSwag's endings, 200 rows, are plain forwards'."""
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'proxytune[bench]'")
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     with gzip.open(data / "hellaswag/hellaswag_val_1000.jsonl.gz", "rt") as file:
-        rows = [json.loads(line) for line, _ in zip(file, range(4), strict=False)]
+        rows = [json.loads(line) for line, _ in zip(file, range(NUM_ROWS), strict=False)]
+    harness = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=8, softmax_dtype="float32")
     pairs = [(row["ctx"], " " + ending) for row in rows for ending in row["endings"]]
-    harness = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4, softmax_dtype="float32")
     requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
     found = [value for value, _ in harness.loglikelihood(requests, disable_tqdm=True)]
-    expected = [_loglikelihood(cuts, context, ending) for context, ending in pairs]
+    expected = [value for row in rows for value in _loglikelihoods(cuts, row["ctx"], row["endings"])]
+    assert len(found) == 4 * NUM_ROWS
     assert max(abs(one - other) for one, other in zip(found, expected, strict=True)) < TOLERANCE
 
 
 @torch.no_grad()
-def _loglikelihood(cuts: Cuts, context: str, ending: str) -> float:
+def _loglikelihoods(cuts: Cuts, context: str, endings: Sequence[str]) -> list[float]:
+    """Return those of each ending, from one padded forward of each model over all of them."""
     first = len(cuts.tokenizer(context).input_ids)
-    ids = torch.tensor([cuts.tokenizer(context + ending).input_ids])
-    logits: dict[str, Any] = {name: model(ids, use_cache=False).logits[0] for name, model in cuts.models.items()}
-    combined = logits["base"] + 0.5 * (logits["expert"] - logits["anti"])
-    table = combined[first - 1 : -1].log_softmax(-1)
-    return float(table.gather(-1, ids[0, first:, None]).sum())
+    rows = [cuts.tokenizer(f"{context} {ending}").input_ids for ending in endings]
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    logits: dict[str, Any] = {
+        name: model(ids, use_cache=False, logits_to_keep=ids.shape[1] - first + 1).logits
+        for name, model in cuts.models.items()
+    }
+    table = (logits["base"] + 0.5 * (logits["expert"] - logits["anti"]))[:, :-1].log_softmax(-1)
+    values = table.gather(-1, ids[:, first:, None])[..., 0]
+    return [float(value[: len(row) - first].sum()) for value, row in zip(values, rows, strict=True)]
