@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,12 +12,11 @@ from typing import Any
 
 from benchmarks.answerer import Answerer, Formats
 from benchmarks.provenance import model_identity, stored_dtype
+from proxytune import Pair, Role
 from proxytune.cli.role_arguments import ROLES, RoleChoice, choose_roles, with_terms
 from proxytune.errors import OptionError, RoleError
-from proxytune.options import check_alpha
 from proxytune.prompts import PromptFormat
-from proxytune.roles import BASE, Pair, Role, Term
-from proxytune.rules import DEFAULT
+from proxytune.roles import BASE, Term
 
 STEERED = "steered"
 _LOADING = ("dtype", "quantization", "revision")
@@ -61,7 +61,7 @@ class Column:
                 }
                 for pair in self.choice.pairs
             ]
-            if self.choice.rule not in (None, DEFAULT):
+            if self.choice.rule not in (None, "proxy"):
                 described["rule"] = self.choice.rule
         return described
 
@@ -102,7 +102,10 @@ def alphas(text: str) -> list[float]:
     [0.5, 1.0]
     """
     try:
-        return [check_alpha(float(name)) for name in names(text)]
+        found = [float(name) for name in names(text)]
+        if not all(map(math.isfinite, found)):
+            raise ValueError(text)
+        return found
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of finite numbers, as in 0.5,1,1.5") from error
 

@@ -140,3 +140,23 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with JsonLines(path) as lines:
         lines.keep()
         lines.append(rows)
+
+
+def differences(first: Any, second: Any, name: str = "") -> list[str]:
+    """Return what differs between two JSON values, one text per key.
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3})
+    ['a.b is 1 there and 2 here', 'c is absent there and 3 here']
+    """
+    if isinstance(first, dict) and isinstance(second, dict):
+        return [
+            text
+            for key in dict.fromkeys([*first, *second])
+            for text in differences(first.get(key, ...), second.get(key, ...), f"{name}.{key}" if name else key)
+        ]
+    return [] if first == second else [f"{name} is {_shown(first)} there and {_shown(second)} here"]
+
+
+def _shown(value: Any) -> str:
+    text = "absent" if value is ... else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -23,6 +23,7 @@ class Measure:
         is_share: Whether each number is 0 or 1, so that the interval is Wilson's and pairs are McNemar's.
         missing: What a row without a number is called.
         is_better_higher: Which way is better.
+        chance: A row's number of a system that guesses; None where guessing means nothing.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Measure:
     is_share: bool = True
     missing: str = "missing"
     is_better_higher: bool = True
+    chance: Callable[[Row], float | None] | None = None
 
 
 def field(name: str) -> Callable[[Row], float | None]:
@@ -55,7 +57,11 @@ def summarise(rows: Iterable[Row], measures: Mapping[str, Sequence[Measure]], *,
         for measure in measures[part]:
             place = {"part": part, "measure": measure.name, "is_better_higher": measure.is_better_higher}
             found = {column: _values(measure, part_rows) for column, part_rows in columns.items()}
-            results += [{**place, "column": column, **_result(measure, found[column], seed)} for column in found]
+            chance = _chance(measure, next(iter(columns.values())))
+            results += [
+                {**place, "column": column, **_result(measure, found[column], seed), "chance": chance}
+                for column in found
+            ]
             for first, second in combinations(found, 2):
                 pair = _comparison(measure, found[first], found[second], seed)
                 comparisons.append({**place, "first": first, "second": second, **pair})
@@ -71,6 +77,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
     total = only_first + only_second
     tail = sum(math.comb(total, count) for count in range(min(only_first, only_second) + 1))
     return min(1.0, float(2 * tail / 2**total))
+
+
+def _chance(measure: Measure, rows: Sequence[Row]) -> float | None:
+    """Return the mean over rows of what guessing gives; None where a row does not tell."""
+    found = [None if measure.chance is None else measure.chance(row) for row in rows]
+    present = [value for value in found if value is not None]
+    return sum(present) / len(present) if present and len(present) == len(found) else None
 
 
 def _values(measure: Measure, rows: Sequence[Row]) -> dict[int, float | None]:

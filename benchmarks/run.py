@@ -9,13 +9,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.files import JsonLines, append_rows, make_folder, read_rows, write_json
+from benchmarks.files import JsonLines, append_rows, differences, make_folder, read_rows, write_json
 from benchmarks.measures import Measure, summarise
 from proxytune.errors import InputError, OptionError, OutputError
 
@@ -172,27 +173,14 @@ class Configuration:
             )
 
 
-def differences(first: Any, second: Any, name: str = "") -> list[str]:
-    """Return what differs between two JSON values, one text per key.
-
-    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3})
-    ['a.b is 1 there and 2 here', 'c is absent there and 3 here']
-    """
-    if isinstance(first, dict) and isinstance(second, dict):
-        return [
-            text
-            for key in dict.fromkeys([*first, *second])
-            for text in differences(first.get(key, ...), second.get(key, ...), f"{name}.{key}" if name else key)
-        ]
-    return [] if first == second else [f"{name} is {_shown(first)} there and {_shown(second)} here"]
-
-
 class RunFolder:
     """A run's folder: begun, gone on with, or refused."""
 
-    def __init__(self, path: Path, configuration: Configuration) -> None:
+    def __init__(self, path: Path, configuration: Configuration, made: Sequence[Path] | None = None) -> None:
+        """`made` are the folders that were made for it, the innermost first; None for a run that was there."""
         self.path = path
         self.configuration = configuration
+        self._made = made
         self.chunks: list[Chunk] = chunks_of(
             configuration.columns, configuration.sizes, configuration.chunk_size, configuration.shard
         )
@@ -205,6 +193,22 @@ class RunFolder:
             OptionError: A run is there and `is_resumed` is not set, or it is of another configuration.
             OutputError: The folder cannot be written.
         """
+        sessions = cls.check(path, configuration, is_resumed=is_resumed)
+        configuration = replace(configuration, sessions=[*sessions, *configuration.sessions])
+        is_new = not (path / CONFIG).exists()
+        made = [folder for folder in (path, *path.parents) if not folder.exists()] if is_new else None
+        run = cls(make_folder(path), configuration, made)
+        configuration.write(path)
+        return run
+
+    @staticmethod
+    def check(path: Path, configuration: Configuration, *, is_resumed: bool) -> Sequence[Mapping[str, Any]]:
+        """Return the sessions of the run that is there already; nothing is written.
+
+        Raises:
+            OptionError: As in `open`.
+            OutputError: The folder is a file, or holds rows of an unknown run.
+        """
         if path.exists() and not path.is_dir():
             raise OutputError(f"{str(path)!r} is a file: name a folder for the run with --output.")
         if (path / CONFIG).exists():
@@ -212,12 +216,10 @@ class RunFolder:
             configuration.require_same(begun, path)
             if not is_resumed:
                 raise OptionError(f"{str(path)!r} holds this run already: go on with it by --resume.")
-            configuration = replace(configuration, sessions=[*begun.sessions, *configuration.sessions])
-        elif (path / PREDICTIONS).exists():
+            return begun.sessions
+        if (path / PREDICTIONS).exists():
             raise OutputError(f"{str(path)!r} has {PREDICTIONS} but no {CONFIG}: take another --output folder.")
-        run = cls(make_folder(path), configuration)
-        configuration.write(path)
-        return run
+        return ()
 
     @classmethod
     def at(cls, path: Path) -> RunFolder:
@@ -249,8 +251,21 @@ class RunFolder:
     def predict_missing(self, predict: Callable[[Chunk], Rows], *, has_progress: bool) -> None:
         """Predict and store the chunks that are not there yet, and how long each took.
 
-        `predict` returns the fields of a chunk's rows, in order.
+        `predict` returns the fields of a chunk's rows, in order. Where it fails before the first row of a new run, the
+        run is taken away again.
         """
+        try:
+            self._predict_missing(predict, has_progress=has_progress)
+        except BaseException:
+            if self._made is not None and not (self.path / TIMINGS).exists():
+                for name in (CONFIG, PREDICTIONS):
+                    (self.path / name).unlink(missing_ok=True)
+                with suppress(OSError):  # something else lies there
+                    for folder in self._made:
+                        folder.rmdir()
+            raise
+
+    def _predict_missing(self, predict: Callable[[Chunk], Rows], *, has_progress: bool) -> None:
         num_rows = sum(len(chunk.indices) for chunk in self.chunks)
         with self.predictions() as predictions:
             done = sum(len(chunk.indices) for chunk in self.chunks[: predictions.num_done])
@@ -341,7 +356,7 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a column's questions of one part took: wall-clock seconds without loading, over `num_questions` timed."""
+    """Wall-clock seconds without loading over `num_questions` of a column's part."""
 
     seconds: float
     num_questions: int
@@ -383,8 +398,3 @@ def _timing(chunk: Chunk, seconds: float) -> dict[str, Any]:
         "num_questions": len(chunk.indices),
         "seconds": round(seconds, 6),
     }
-
-
-def _shown(value: Any) -> str:
-    text = "absent" if value is ... else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.columns import Session, alphas, columns_of, has_roles, names
+from benchmarks import plan
+from benchmarks.columns import Column, Session, alphas, columns_of, has_roles, names
 from benchmarks.judging.judgements import judged_rows
 from benchmarks.provenance import session
 from benchmarks.run import Chunk, Configuration, RunFolder, Shard
 from benchmarks.tables import table
-from benchmarks.tasks.task import Job, Task
+from benchmarks.tasks.task import Job, Part, Task
 from proxytune.cli.role_arguments import ROLES, add_role_arguments
 from proxytune.cli.stderr import is_watched, note
 from proxytune.demo import trio_path
@@ -35,6 +36,7 @@ def add_arguments(command: argparse.ArgumentParser, task: Task) -> None:
     run.add_argument("--batch-size", type=int, default=16, metavar="N", help="most rows in one batch (16)")
     run.add_argument("--chunk-size", type=int, metavar="N", help="questions stored at a time (the batch; 256 in vLLM)")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="of bootstrap intervals (0)")
+    plan.add_arguments(run)
     run.add_argument("--progress", action=argparse.BooleanOptionalAction, help="a bar on stderr")
     columns = command.add_argument_group("columns")
     columns.add_argument(
@@ -54,6 +56,11 @@ def run(args: argparse.Namespace, task: Task, name: str) -> int:
     """Do what is missing of the run, make its figures, and print them; everything is checked before models load."""
     if args.batch_size < 1:
         raise OptionError(f"batch_size is {args.batch_size}: it must be a whole number of at least 1.")
+    if args.dry_run:
+        sys.stdout.write(_dry_run(args, task, name))
+        return 0
+    if args.judge_url:
+        raise OptionError("--judge-url is for --dry-run: answers are judged afterwards, by `bench judge` and others.")
     if args.output is None and (args.resume or args.shard != Shard()):
         raise OptionError("--resume and --shard need the run's folder: name it with --output.")
     with ExitStack() as stack:
@@ -66,7 +73,20 @@ def run(args: argparse.Namespace, task: Task, name: str) -> int:
     return 0
 
 
-def _run(args: argparse.Namespace, task: Task, name: str, *, has_progress: bool) -> dict[str, Any]:
+def _dry_run(args: argparse.Namespace, task: Task, name: str) -> str:
+    """Return the plan of a run; nothing is written, and no weights need to be there."""
+    _take_bundled_trio(args)
+    if args.is_bundled:
+        raise OptionError("--dry-run needs the models' names or folders: pass --base, --expert and --anti.")
+    columns, parts, configuration = _prepared(args, task, name)
+    if args.output is not None:
+        RunFolder.check(Path(args.output).expanduser(), configuration, is_resumed=args.resume)
+    return plan.plan(args, list(columns.values()), list(parts.values()), batch_size=args.batch_size)
+
+
+def _prepared(
+    args: argparse.Namespace, task: Task, name: str
+) -> tuple[dict[str, Column], dict[str, Part], Configuration]:
     job = task.prepare(args)
     args.compare = list(job.columns) or args.compare
     columns = {column.name: column for column in columns_of(args, default=_default_columns(args))}
@@ -80,6 +100,11 @@ def _run(args: argparse.Namespace, task: Task, name: str, *, has_progress: bool)
         shard=args.shard,
         sessions=[session()],
     )
+    return columns, parts, configuration
+
+
+def _run(args: argparse.Namespace, task: Task, name: str, *, has_progress: bool) -> dict[str, Any]:
+    columns, parts, configuration = _prepared(args, task, name)
     folder = RunFolder.open(Path(args.output).expanduser(), configuration, is_resumed=args.resume)
     with Session(args) as models:
 

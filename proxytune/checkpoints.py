@@ -72,8 +72,10 @@ def load_model(role: Role, name: str) -> Any:
     return model.eval()
 
 
-def read_config(role: Role, name: str) -> Any:
+def read_config(role: Role, name: str, *, needs_weights: bool = True) -> Any:
     """Return the transformers config of a role that is a hub id or a folder of a model.
+
+    A plan does not need the weights to be there.
 
     Raises:
         RoleNotFoundError: The folder or its weights are not there.
@@ -81,7 +83,8 @@ def read_config(role: Role, name: str) -> Any:
     """
     from transformers import AutoConfig, PreTrainedConfig
 
-    require_files(role, name)
+    if needs_weights:
+        require_files(role, name)
     source = str(role.source)
     try:
         if not Path(source).is_dir() and role.gguf_file is None:

@@ -1,4 +1,4 @@
-"""Put runs into one table, with how much of the gap to direct tuning steering closes, and into one page for browsers.
+"""Put runs into one table, gap closed first: tasks are rows, systems columns; and into one page for browsers.
 
 Scores of different configuration never share a column of the table, and what differs between runs is said below it.
 """
@@ -15,9 +15,9 @@ from benchmarks.reporting.gap import gap_lines
 from benchmarks.reporting.grid import groups_of
 from benchmarks.reporting.marks import marks_of
 from benchmarks.reporting.source import Source, read_source
-from benchmarks.reporting.text import Table, as_json, as_markdown, as_text
+from benchmarks.reporting.text import Table, as_json, as_markdown, as_text, paired_columns
 from proxytune.cli.stderr import note
-from proxytune.errors import OptionError, OutputError
+from proxytune.errors import DependencyError, InputError, OptionError, OutputError
 
 EXAMPLE = "  python -m benchmarks report runs/* -o report.html"
 
@@ -25,7 +25,8 @@ EXAMPLE = "  python -m benchmarks report runs/* -o report.html"
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     command.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs")
-    command.add_argument("-o", "--output", metavar="FILE", help="write a page that loads nothing, with plots and rows")
+    command.add_argument("-o", "--output", metavar="FILE", help="write a page that loads nothing, with figure and rows")
+    command.add_argument("--png", metavar="FILE", help="draw the scores")
     form = command.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="the table as Markdown")
     form.add_argument("--json", action="store_true", help="the table as JSON, unrounded")
@@ -44,12 +45,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.samples < 0:
         raise OptionError(f"samples is {args.samples}: it must be a whole number of at least 0.")
-    sources = [read_source(path, is_partial_allowed=args.partial) for path in _paths(args.runs)]
+    sources = _sources(_paths(args.runs), is_partial_allowed=args.partial)
     tables = tables_of(sources, tuned=args.tuned)
-    if args.output:
-        from benchmarks.reporting.page import render
-
-        _write(Path(args.output).expanduser(), render(tables, sources, num_samples=args.samples))
+    if args.output or args.png:
+        _write_pictures(args, tables, sources)
     if args.json:
         sys.stdout.write(json.dumps(as_json(tables, sources), ensure_ascii=False) + "\n")
     else:
@@ -62,8 +61,24 @@ def tables_of(sources: Sequence[Source], *, tuned: str | None = None) -> list[Ta
     tables = []
     for group in groups_of(sources):
         gaps = gap_lines(group, sources, tuned=tuned)
-        tables.append(Table(group=group, gaps=gaps, marks=marks_of(group, sources, gaps, tuned=tuned)))
+        marks = marks_of(group, sources, gaps, tuned=tuned)
+        tables.append(Table(group=group, gaps=gaps, marks=marks, paired=paired_columns(group, sources, tuned=tuned)))
     return tables
+
+
+def _sources(paths: Sequence[Path], *, is_partial_allowed: bool) -> list[Source]:
+    """Return the runs that can be read, naming the others; an error where there is none."""
+    sources, errors = [], []
+    for path in paths:
+        try:
+            sources.append(read_source(path, is_partial_allowed=is_partial_allowed))
+        except (InputError, OptionError, OutputError) as error:
+            errors.append(error)
+    if not sources:
+        raise errors[0]
+    for reason in errors:
+        note(f"left out: {reason}")
+    return sources
 
 
 def _paths(given: Sequence[str]) -> list[Path]:
@@ -76,9 +91,28 @@ def _paths(given: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _write(path: Path, page: str) -> None:
+def _write_pictures(args: argparse.Namespace, tables: Sequence[Table], sources: Sequence[Source]) -> None:
+    """Write the figure, and the page, which has it inside where matplotlib is installed."""
+    from benchmarks.reporting.figure import png
+    from benchmarks.reporting.page import render
+
     try:
-        path.write_text(page, encoding="utf-8")
+        picture = png(tables)
+    except DependencyError as error:
+        if args.png:
+            raise
+        picture = None
+        note(f"the page has no figure: {error}")
+    if args.png and picture is not None:
+        _write(Path(args.png).expanduser(), picture)
+    if args.output:
+        page = render(tables, sources, picture=picture, num_samples=args.samples)
+        _write(Path(args.output).expanduser(), page.encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another file.") from error
     note(f"wrote {path}.")

@@ -71,7 +71,7 @@ def tuned_row(group: Group, name: str | None = None) -> str | None:
 
 def gap_lines(group: Group, sources: Sequence[Source], *, tuned: str | None = None) -> list[GapLine]:
     """Return the gaps of each steered row against the row called `tuned`; none without such a row, or a base's."""
-    top, bottom = tuned_row(group, tuned), _base_row(group)
+    top, bottom = tuned_row(group, tuned), base_row(group)
     if top is None or bottom is None:
         return []
     lines = []
@@ -105,18 +105,37 @@ def _gaps(figure: Figure, base: str, steered: str, tuned: str) -> list[float | N
 
 
 def _is_uncertain(group: Group, figure: Figure, sources: Sequence[Source], base: str, tuned: str) -> bool:
-    names = {group.rows[base].name, group.rows[tuned].name}
-    run = figure.cells[base].run
-    if figure.cells[tuned].run != run:
-        return False
-    for pair in sources[run - 1].metrics.get("comparisons", ()):
-        if (pair["part"], pair["measure"]) == (figure.part, figure.measure) and {
-            pair["first"],
-            pair["second"],
-        } == names:
-            return pair["ci95"] is not None and pair["ci95"][0] <= 0 <= pair["ci95"][1]
-    return False
+    found = difference(group, figure, sources, base, tuned)
+    return found is not None and found.ci95[0] <= 0 <= found.ci95[1]
 
 
-def _base_row(group: Group) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Second row minus first on the questions that both answered, with its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+def difference(
+    group: Group, figure: Figure, sources: Sequence[Source], first: str | None, second: str
+) -> Difference | None:
+    """Return the paired difference of two rows, by key; None where they are of two runs, or one has no score."""
+    cells = [figure.cells.get(key or "") for key in (first, second)]
+    if cells[0] is None or cells[1] is None or cells[0].run != cells[1].run or first is None:
+        return None
+    names = [group.rows[key].name for key in (first, second)]
+    for pair in sources[cells[0].run - 1].metrics.get("comparisons", ()):
+        if (pair["part"], pair["measure"]) != (figure.part, figure.measure) or pair["ci95"] is None:
+            continue
+        low, high = pair["ci95"]
+        if [pair["first"], pair["second"]] == names:
+            return Difference(value=pair["difference"], ci95=(low, high))
+        if [pair["second"], pair["first"]] == names:
+            return Difference(value=-pair["difference"], ci95=(-high, -low))
+    return None
+
+
+def base_row(group: Group) -> str | None:
+    """Return the key of the base's row."""
     return next((key for key, row in group.rows.items() if row.kind == "base"), None)

@@ -1,4 +1,4 @@
-"""The table of a report: a group for each base, a row for each column of models, a column for each figure."""
+"""The contents of a report: a group for each base, in it systems (rows of models) and figures (measures of parts)."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ class Figure:
         batch_size: Most rows in one batch.
         runtime: hf or vllm.
         size: Questions of the complete part.
+        chance: The score of guessing, where that means something.
         judging: Who judged it by `bench alpacaeval-judge`, as JSON.
         cells: By row.
     """
@@ -91,6 +92,7 @@ class Figure:
     batch_size: int
     runtime: str
     size: int
+    chance: float | None = None
     judging: str = ""
     cells: Mapping[str, Cell] = field(default_factory=dict)
 
@@ -209,6 +211,7 @@ def _figures_of(
             batch_size=settings["batch_size"],
             runtime=settings["runtime"],
             size=source.configuration.sizes[part],
+            chance=found[0].get("chance"),
             judging=_key(judging) if judging else "",
             cells={_row_key(source, result["column"]): _cell(number, source, result) for result in found},
         )

@@ -81,8 +81,7 @@ def _missing(group: Group) -> list[str]:
 
 def _about_gaps(group: Group, gaps: Sequence[GapLine], tuned: str | None) -> list[str]:
     if not gaps:
-        has_steered = any(row.kind == "steered" for row in group.rows.values())
-        return ["No gap closed: it needs the columns base, steered and tuned."] if has_steered else []
+        return []
     top = group.rows[str(tuned_row(group, tuned))].name
     marks = [f"Gap closed is (steered - base) / ({top} - base); its mean is over the first score of each part."]
     if any(line.mean is None and line.num_tasks for line in gaps):

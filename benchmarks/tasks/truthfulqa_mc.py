@@ -37,8 +37,8 @@ EXAMPLES = (
     ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
 )
 MEASURES = (
-    Measure(name="MC1", value=field("MC1")),
-    Measure(name="MC2", value=field("MC2"), is_share=False),
+    Measure(name="MC1", value=field("MC1"), chance=lambda row: _chance(row, 1)),
+    Measure(name="MC2", value=field("MC2"), is_share=False, chance=lambda row: _chance(row, len(row.get("true", ())))),
     Measure(name="MC3", value=field("MC3"), is_share=False),
 )
 
@@ -130,6 +130,11 @@ class McPart:
             )
         )
         return [_row(question, {answer: next(found) for answer in question.answers}) for question in chosen]
+
+
+def _chance(row: Mapping[str, Any], num_right: int) -> float | None:
+    """Return the share of `num_right` answers among these and the false ones; None where a row has no answers."""
+    return num_right / (num_right + len(row["false"])) if row.get("false") else None
 
 
 def _row(question: McQuestion, found: Mapping[str, Likelihood]) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from benchmarks.truthfulqa_prompts import LETTER_CUE, OPEN_CUE, LetterQuestion, 
 
 LETTER, OPEN = "letter", "open"
 MAX_NEW_TOKENS = {LETTER: 10, OPEN: 512}
-LETTER_MEASURES = (Measure(name="accuracy", value=field("is_right"), missing="unparsable"),)
+LETTER_MEASURES = (
+    Measure(
+        name="accuracy",
+        value=field("is_right"),
+        missing="unparsable",
+        chance=lambda row: 1 / row["num_choices"] if "num_choices" in row else None,
+    ),
+)
 OPEN_MEASURES = (
     Measure(name="true and informative", value=field("GPT-true-info acc"), missing="without verdict"),
     Measure(name="true", value=field("GPT-true acc"), missing="without verdict"),
@@ -78,6 +85,7 @@ def _letter_row(question: LetterQuestion, output: str) -> dict[str, Any]:
         "mc_output": output,
         "parsed_output": letter,
         "is_right": None if letter is None else letter == question.answer,
+        "num_choices": len(question.choices),
     }
 
 

@@ -66,8 +66,10 @@ class _Model:
     config: Any
 
 
-def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprint]:
+def footprints(base: Role, pairs: Sequence[Pair], formats: Any, *, needs_weights: bool = True) -> list[Footprint]:
     """Return the footprint of every role here, base first; what two roles share is counted with the first.
+
+    Without `needs_weights` configurations are enough.
 
     Raises:
         RoleNotFoundError: A folder or its weights are not there.
@@ -79,7 +81,7 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
     for name, role, prompt_format in _named_roles(base, pairs, formats):
         below = pairs[_pair_index(name)].anti if name.startswith("expert") and role.is_adapter else None
         below = base if below == BASE else below
-        model = measure(below or role, name)
+        model = measure(below or role, name, needs_weights=needs_weights)
         owner = below or role
         key = (owner.name_or_path, str(owner.dtype), str(owner.quantization), str(owner.location))
         cache_key = (key, role.name_or_path if below else None, PromptFormat(prompt_format).name)
@@ -113,12 +115,12 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any) -> list[Footprin
     return found
 
 
-def measure(role: Role, name: str) -> _Model:
+def measure(role: Role, name: str, *, needs_weights: bool = True) -> _Model:
     """Return the size of a role's model, built without memory from its config."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    config = read_config(role, name)
+    config = read_config(role, name, needs_weights=needs_weights)
     try:
         with init_empty_weights(include_buffers=True):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=role.trust_remote_code)

@@ -171,8 +171,9 @@ def choose_roles(args: argparse.Namespace, *, raw_format: str = "raw") -> RoleCh
         raise RoleError(f"{missing} is missing: pass --{missing} with a hub id or a folder.")
     base = _base(args, named["base"])
     expert, anti = (term_of(named[role], role, base, **_settings(args, role)) for role in ROLES[1:])
-    for name, role in named_roles(base, [(expert, anti)]).items():
-        require_files(role, name)
+    if not getattr(args, "dry_run", False):  # a plan needs configurations alone
+        for name, role in named_roles(base, [(expert, anti)]).items():
+            require_files(role, name)
     return RoleChoice(
         base=base,
         pairs=(Pair(expert, anti, 1.0 if args.alpha is None else args.alpha),),

@@ -1,19 +1,16 @@
-"""The page: a template that escapes what it is given, with style and script inside and their hashes in its CSP."""
+"""The page of traces: texts side by side, token by token."""
 
-import base64
-import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from proxytune.report.builder import build
 from proxytune.report.chart import HEIGHT, WIDTH, Chart, draw, highest
 from proxytune.report.reading import TracedText
 from proxytune.report.summary import summarise
@@ -22,7 +19,6 @@ from proxytune.trace import TokenTrace, Trace
 _FOLDER = Path(__file__).parent
 _LEVELS = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0)  # nats of KL(combined ‖ base), from which on a token is coloured so
 _LONGEST_TOKEN = 200
-_BROKEN = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +46,11 @@ def render(texts: Sequence[TracedText], *, title: str = "What steering did", ori
 
     `origins` are lines that say which models made the texts.
     """
-    style, script = (_asset(name) for name in ("page.css", "page.js"))
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"number": _number, "percent": _percent, "level": _level, "label": _label, "short": _short}
-    page = environment.get_template("page.html").render(
+    return build(
+        _FOLDER,
         title=title,
+        filters={"number": _number, "percent": _percent, "level": _level, "label": _label, "short": _short},
         origins=origins,
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
         data=_json([_card_data(text.trace) for text in texts]),
         summaries=summarise(texts),
         groups=_groups(texts),
@@ -69,7 +58,6 @@ def render(texts: Sequence[TracedText], *, title: str = "What steering did", ori
         width=WIDTH,
         height=HEIGHT,
     )
-    return _BROKEN.sub("\ufffd", page)
 
 
 def _groups(texts: Sequence[TracedText]) -> list[_Group]:
@@ -159,14 +147,6 @@ def _number(value: float) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
-
-
-def _asset(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _json(value: Iterable[Any]) -> Markup:

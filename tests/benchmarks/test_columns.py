@@ -161,4 +161,5 @@ def _arguments(**roles: str) -> Any:
     from benchmarks.cli import _parser
 
     options = [part for role, model in roles.items() for part in (f"--{role}", model)]
-    return _parser("truthfulqa").parse_args(["truthfulqa", *options])
+    parser, _ = _parser("truthfulqa")
+    return parser.parse_args(["truthfulqa", *options])

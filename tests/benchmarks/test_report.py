@@ -224,14 +224,16 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every line of the table has the same number of cells, and names cannot break it."""
+    """The first line is the gap; tasks are rows of as many cells as there are columns, and names cannot break them."""
     run = make_run(tmp_path / "run", {**QUARTERS, "a|b<i>": [0, 0, 0, 1]})
     main(["report", str(run), "--markdown"])
     told = capsys.readouterr().out
+    assert told.startswith("**steered closes 50.0 % of the gap to direct tuning (1 task).**")
     lines = [line for line in told.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in lines} == {5}
-    assert "| a\\|b\\<i> | 0.250 \\[" in told
-    assert "| 50.0 % (1) |" in told
+    assert {line.replace("\\|", "").count("|") for line in lines} == {11}
+    assert lines[0].startswith("|  | gap closed | base | ")
+    assert " | a\\|b\\<i> | " in lines[0]
+    assert lines[2].startswith("| gsm8k exact match \\[1] | ~50.0 % | 0.250 \\[")
 
 
 def test_the_page_is_written_without_a_browser(tmp_path: Path) -> None:
@@ -241,3 +243,57 @@ def test_the_page_is_written_without_a_browser(tmp_path: Path) -> None:
     assert main(["report", str(folder), "--output", str(page)]) == 0
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["fingerprint"] in page.read_text(encoding="utf-8")
+
+
+def test_paired_differences(tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steered less base is +1/4 and less tuned -1/4 on the same questions, with the intervals of metrics.json."""
+    run = make_run(tmp_path / "run", QUARTERS)
+    found = {one["title"]: one["figures"][0] for one in report(run)["groups"][0]["differences"]}
+    assert {title: one["value"] for title, one in found.items()} == {"steered − base": 0.25, "steered − tuned": -0.25}
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    stored = {
+        (one["first"], one["second"]): one["ci95"] for one in metrics["comparisons"] if one["measure"] == "exact match"
+    }
+    assert found["steered − base"]["ci95"] == stored["base", "steered"]
+    low, high = stored["steered", "tuned"]
+    assert found["steered − tuned"]["ci95"] == [-high, -low]
+    main(["report", str(run)])
+    assert "+0.250 [" in capsys.readouterr().out
+
+
+def test_guessing_is_told(tmp_path: Path, bench: Bench, report: Report) -> None:
+    """The score of guessing is one of the answers: MC1 is 1 of the best and the false ones, by hand."""
+    bench(tmp_path / "run", "--parts", "mc,letter", "--compare", "base", "--limit", "3")
+    scores = {score["measure"]: score["random"] for score in rows_of(report(tmp_path / "run"))["base"]["scores"]}
+    # The first three questions have 1, 2 and 3 false answers, and two true ones.
+    assert scores["MC1"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3)
+    assert scores["MC2"] == pytest.approx((2 / 3 + 2 / 4 + 2 / 5) / 3)
+    assert scores["accuracy"] == scores["MC1"]
+    assert scores["MC3"] is None
+
+
+def test_a_run_that_cannot_be_read_is_left_out(
+    tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`report runs/*` names folders without a complete run and reports the others."""
+    make_run(tmp_path / "whole", QUARTERS)
+    make_run(tmp_path / "part", QUARTERS, num_chunks=1)
+    (tmp_path / "empty").mkdir()
+    assert main(["report", *(str(tmp_path / name) for name in ("empty", "part", "whole")), "--json"]) == 0
+    told = capsys.readouterr()
+    assert [Path(run["folder"]).name for run in json.loads(told.out)["runs"]] == ["whole"]
+    assert told.err.count("left out:") == 2
+    assert "4 of 12 rows" in told.err
+
+
+def test_the_figure(tmp_path: Path) -> None:
+    """`--png` draws the scores, and those against α where several strengths were run."""
+    single = make_run(tmp_path / "single", QUARTERS)
+    several = make_run(tmp_path / "several", {"base": [0, 1], "steered@0.5": [1, 0], "steered@1": [1, 1]})
+    widths = []
+    for run in (single, several):
+        assert main(["report", str(run), "--png", str(tmp_path / "report.png")]) == 0
+        picture = (tmp_path / "report.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        widths.append(int.from_bytes(picture[16:20]))
+    assert widths[1] > widths[0]

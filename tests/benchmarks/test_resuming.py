@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.run import Chunk, Predictions, Shard, chunks_of, differences
+from benchmarks.files import differences
+from benchmarks.run import Chunk, Predictions, Shard, chunks_of
 from proxytune.errors import OptionError, OutputError
 from tests.benchmarks.conftest import Bench, command, predictions, results
 
@@ -156,3 +157,18 @@ def test_figures_know_their_columns(bench: Bench, tmp_path: Path) -> None:
     assert {(part, measure) for part, measure, _ in found} >= {("mc", "MC1"), ("mc", "MC3"), ("letter", "accuracy")}
     assert all(result["n"] + result["num_missing"] == 7 for result in found.values())
     assert len([pair for pair in metrics["comparisons"] if pair["measure"] == "MC2"]) == 6
+
+
+def test_a_refused_run_leaves_no_folder(
+    readers: dict[str, Path], questions_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt that no role can read ends the run before its first row, and nothing of it stays; other files do."""
+    given = command(readers, questions_csv, tmp_path / "runs" / "one")
+    long = ["--parts", "open", "--compare", "base", "--base-prompt", "x" * 2000 + "{prompt}"]
+    assert main([*given, *long]) == 2
+    assert "tokens" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert main([*given, *long]) == 2
+    assert [path.name for path in (tmp_path / "runs" / "one").iterdir()] == ["notes.txt"]

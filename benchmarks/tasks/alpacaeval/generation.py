@@ -16,9 +16,8 @@ from benchmarks.measures import Measure, field
 from benchmarks.provenance import file_digest
 from benchmarks.tasks.alpacaeval.reference import INSTRUCTIONS, Instruction, find, read_instructions
 from benchmarks.tasks.task import Job, first
-from proxytune.completion import Completion
+from proxytune import Completion, GenerationOptions
 from proxytune.errors import ContextLengthError
-from proxytune.options import GenerationOptions
 
 HELP = "AlpacaEval 1 and 2: answers to the 805 instructions; `alpacaeval-judge` judges them"
 EXAMPLE = """\

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.files import make_folder, read_json, write_json
+from benchmarks.files import differences, make_folder, read_json, write_json
 from benchmarks.provenance import file_digest
-from benchmarks.run import METRICS, PREDICTIONS, RunFolder, differences
+from benchmarks.run import METRICS, PREDICTIONS, RunFolder
 from benchmarks.scoring.length_controlled import read_difficulties
 from benchmarks.tasks.alpacaeval.annotations import annotate_missing, read_annotations
 from benchmarks.tasks.alpacaeval.figures import figures, official_annotations, report

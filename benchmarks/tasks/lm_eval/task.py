@@ -30,6 +30,7 @@ EXAMPLE = """\
       --base meta-llama/Llama-2-13b-hf --expert meta-llama/Llama-2-7b-chat-hf --anti meta-llama/Llama-2-7b-hf \\
       --output runs/lm-eval-13b"""
 MEASURES = HarnessMeasures()
+_MAX_GEN_TOKS = 256  # the harness's
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -125,6 +126,17 @@ class HarnessPart:
             asked = [[request.request_type, list(request.args)] for request in document.requests]
             digest.update(json.dumps([asked, str(_target(document))], sort_keys=True, default=str).encode())
         return digest.hexdigest()
+
+    def record(self, recorder: Any) -> None:
+        """Give a plan every request: contexts with their continuations, or with the most tokens of an answer."""
+        from benchmarks.plan import Asked
+
+        for request in (request for document in self.documents for request in document.requests):
+            context, *rest = request.args
+            options = rest[0] if rest and isinstance(rest[0], dict) else None
+            length = 0 if options is None else int(options.get("max_gen_toks", _MAX_GEN_TOKS))
+            answer = rest[0] if rest and options is None else ""
+            recorder.asked.append(Asked(prompt=context or answer, answer=answer, max_new_tokens=length))
 
     def predict(self, answerer: Answerer, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Ask these questions, all requests of one kind in one call, and judge the answers."""

@@ -62,6 +62,7 @@ class Figure:
             value=partial(_value, key=self.key),
             is_share=self.is_share,
             is_better_higher=self.is_better_higher,
+            chance=_guess if metric in ("acc", "acc_norm", "acc_bytes") and self.is_share else None,
         )
 
 
@@ -174,6 +175,11 @@ def is_mean(metric: Mapping[str, Any]) -> bool:
 def _value(row: Row, key: str) -> float | None:
     found: float | None = row["metrics"].get(key)
     return found
+
+
+def _guess(row: Row) -> float | None:
+    """Return what guessing among the choices gives; None for one request."""
+    return 1 / len(row["responses"]) if len(row["responses"]) > 1 else None
 
 
 def _default_metrics(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
