@@ -34,6 +34,9 @@ COMMANDS = {
     "alpacaeval-outputs": Entry(
         module="benchmarks.tasks.alpacaeval.outputs", help="write a run's answers as AlpacaEval's model_outputs.json"
     ),
+    "compare-rules": Entry(
+        module="benchmarks.compare_rules", help="methods and rules on the demo world: what each brings, what it costs"
+    ),
     "judge": Entry(module="benchmarks.judging.command", help="judge the open answers of a run"),
     "merge": Entry(module="benchmarks.merge", help="put the shards of a run together"),
     "report": Entry(module="benchmarks.reporting.command", help="one table of runs, with gap closed, and a page"),
