@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from proxytune.demo.evaluate import MAX_NEW_TOKENS, gap_closed, greedy_answers, score
 from proxytune.demo.recipe import EXPERT_PLAN, Recipe
-from proxytune.demo.report import DemoReport, SideBySide, read_recorded, recorded_score
+from proxytune.demo.report import NO_NOISE, DemoReport, SideBySide, read_recorded, recorded_score
 from proxytune.demo.text import Question, questions_about
 from proxytune.demo.tuning import tune
 from proxytune.demo.world import World
@@ -38,11 +40,17 @@ def run(*, trio: Path, seed: int = 0, alpha: float = 1.0, progress: TextIO | Non
     tuned = recorded_score(recorded, "tuned")
     with tempfile.TemporaryDirectory(prefix="proxytune-demo-") as folder:
         expert = Path(folder, "expert")
-        progress.write("Tuning the expert from the anti with NEFTune ...\n")
-        tune(trio / "anti", expert, world, EXPERT_PLAN, seed=seed, progress=progress)
+        progress.write("Tuning the expert from the anti with NEFTune, and another without noise ...\n")
+        plain = Path(folder, "plain")
+        no_noise = replace(EXPERT_PLAN, noise_alpha=0.0)
+        with ThreadPoolExecutor() as pool:  # each is a process with one thread
+            other = pool.submit(tune, trio / "anti", plain, world, no_noise, seed=seed, progress=io.StringIO())
+            tune(trio / "anti", expert, world, EXPERT_PLAN, seed=seed, progress=progress)
+            other.result()
         tuning_seconds = time.monotonic() - start
+        experts = {"": expert, NO_NOISE: plain}
         with _one_thread():
-            answers = _all_answers(trio, expert, questions, alpha=alpha, progress=progress)
+            answers = _all_answers(trio, experts, questions, alpha=alpha, progress=progress)
     rows = {role: score(texts, questions) for role, texts in answers.items()} | {"tuned": tuned}
     return DemoReport(
         rows=rows,
@@ -58,14 +66,17 @@ def run(*, trio: Path, seed: int = 0, alpha: float = 1.0, progress: TextIO | Non
 
 
 def _all_answers(
-    trio: Path, expert: Path, questions: Sequence[Question], *, alpha: float, progress: TextIO
+    trio: Path, experts: Mapping[str, Path], questions: Sequence[Question], *, alpha: float, progress: TextIO
 ) -> dict[str, list[str]]:
+    """The answers by role; those of an expert and of the base it steers have its name behind the role's."""
     answers = {}
-    for role, path in (("base", trio / "base"), ("anti", trio / "anti"), ("expert", expert)):
+    for role in ("base", "anti"):
         progress.write(f"Asking {role} {len(questions)} questions ...\n")
-        answers[role] = answers_of(path, questions)
-    progress.write(f"Asking the steered base {len(questions)} questions ...\n")
-    answers["steered"] = steered_answers(trio / "base", expert, trio / "anti", questions, alpha=alpha)
+        answers[role] = answers_of(trio / role, questions)
+    for name, expert in experts.items():
+        progress.write(f"Asking expert{name} and the base it steers {len(questions)} questions ...\n")
+        answers[f"expert{name}"] = answers_of(expert, questions)
+        answers[f"steered{name}"] = steered_answers(trio / "base", expert, trio / "anti", questions, alpha=alpha)
     return answers
 
 

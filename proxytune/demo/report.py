@@ -10,12 +10,15 @@ from typing import Any, TextIO
 from proxytune.demo.evaluate import Score
 from proxytune.errors import InputError
 
-ROLES = ("base", "anti", "expert", "steered", "tuned")
+NO_NOISE = "_no_noise"
+ROLES = ("base", "anti", "expert", "steered", f"expert{NO_NOISE}", f"steered{NO_NOISE}", "tuned")
 _LABELS = {
     "base": "base M",
     "anti": "anti M-",
     "expert": "expert M+ (tuned now)",
     "steered": "steered M",
+    f"expert{NO_NOISE}": "M+ without noise",
+    f"steered{NO_NOISE}": "M steered by that",
     "tuned": "tuned M (recorded)",
 }
 

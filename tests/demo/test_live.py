@@ -21,6 +21,8 @@ REPORT = DemoReport(
         "anti": Score(0.0, 0.8, 0.0),
         "expert": Score(0.4, 0.0, 1.0),
         "steered": Score(0.9, 0.0, 1.0),
+        "expert_no_noise": Score(0.5, 0.0, 1.0),
+        "steered_no_noise": Score(0.9, 0.0, 1.0),
         "tuned": Score(1.0, 0.0, 1.0),
     },
     gap_closed=0.9,
@@ -41,7 +43,8 @@ def test_json_form_is_one_object_with_the_agreed_keys() -> None:
     assert file.getvalue().count("\n") == 1
     found = json.loads(file.getvalue())
     assert set(found) == {"rows", "gap_closed", "seconds"}
-    assert list(found["rows"]) == ["base", "anti", "expert", "steered", "tuned"]
+    without = ["expert_no_noise", "steered_no_noise"]
+    assert list(found["rows"]) == ["base", "anti", "expert", "steered", *without, "tuned"]
     assert found["rows"]["expert"] == {"accuracy": 0.4, "myth_rate": 0.0, "format_rate": 1.0}
 
 
@@ -87,4 +90,5 @@ def test_live_demo_shows_what_it_claims(seed: int) -> None:
     assert report.rows["base"].format_rate < 0.10
     assert report.rows["steered"].accuracy - report.rows["expert"].accuracy >= 0.15
     assert report.gap_closed >= 0.85
+    assert report.rows["steered_no_noise"].accuracy >= 0.95
     assert len(report.examples) == 3
