@@ -244,12 +244,12 @@ def role_of(term: Term, base: Role) -> Role | None:
 
 def named_roles(base: Role, pairs: Sequence[tuple[Term, Term]]) -> dict[str, Role]:
     """Return the roles that are models of their own by name, base first."""
-    found = {"base": base}
+    roles = {"base": base}
     for number, pair in enumerate(pairs, 1):
         suffix = "" if len(pairs) == 1 else f"_{number}"
         terms = zip(("expert", "anti"), pair, strict=True)
-        found |= {f"{name}{suffix}": term for name, term in terms if isinstance(term, Role)}
-    return found
+        roles |= {f"{name}{suffix}": term for name, term in terms if isinstance(term, Role)}
+    return roles
 
 
 def require_few(num_pairs: int) -> None:

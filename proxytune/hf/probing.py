@@ -142,8 +142,8 @@ class _Probe:
             # It begins where a text is longer than a chunk, which is longer than this one.
             self._refuse("its chunked or hashed attention gives tokens other neighbours as the text grows or is padded")
         self._require_plain_prompt()
-        found = next(filter(self._is_exact, _CANDIDATES), None)
-        return self._refuse_order() if found is None else found
+        support = next(filter(self._is_exact, _CANDIDATES), None)
+        return self._refuse_order() if support is None else support
 
     def _logits(self, ids: Tensor) -> Tensor:
         """Return the logits `[T, V]` of the first row from a forward over token ids alone."""

@@ -220,7 +220,7 @@ def is_dummy_run() -> bool:
     return not metadata
 
 
-def read_own_prompts(model: Any, name: str, role_index: int) -> None:
+def read_role_prompts(model: Any, name: str, role_index: int) -> None:
     """Have the attention layers of a role's model attend by that role's prompts, which may not be the step's tokens.
 
     The layers get a backend of their own class, hence a metadata builder of their own, by which vLLM keeps them apart.

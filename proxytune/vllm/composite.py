@@ -172,7 +172,7 @@ def new_composite(
             name = f"expert{suffix}"
             seen = _index_of(roles, anti_role, formats[1])
             over = _read(f"anti{suffix}", anti_role, formats[1]) if seen is None else roles[seen]
-            if _is_merged(expert_role, name, anti_role, over, options, has_own_prompt=formats[0] != formats[1]):
+            if _is_merged(expert_role, name, anti_role, over, options, reads_other_prompt=formats[0] != formats[1]):
                 expert_role, over = merged.add(expert_role, anti_role, name), None
         expert_index = _role_index(roles, f"expert{suffix}", expert_role, formats[0], over)
         anti_index = None
@@ -269,13 +269,13 @@ def _as_dtype(dtype: Any) -> torch.dtype:
 
 
 def _is_merged(
-    expert: Role, name: str, anti: Role, over: VllmRole, options: Mapping[str, Any], *, has_own_prompt: bool
+    expert: Role, name: str, anti: Role, over: VllmRole, options: Mapping[str, Any], *, reads_other_prompt: bool
 ) -> bool:
     """Return whether an adapter becomes a model of its own, saying so where the user did not ask for it."""
     if is_asked_to_merge(options):
         return True
     reason = merge_reason(expert, name, anti, over.config, options)
-    if reason is None and has_own_prompt:
+    if reason is None and reads_other_prompt:
         reason = "it reads another prompt"
     if reason is not None:
         warnings.warn(

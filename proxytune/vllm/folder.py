@@ -81,10 +81,12 @@ class _Folder:
             terms = [(name, pair[name]) for pair in entry["pairs"] for name in _ROLES[1:]]
             roles = [entry["base"], *(term for name, term in terms if not is_word(term, name))]
             mark = entry.get("path_mark")
-            is_own = mark is not None and mark == path_mark(role["source"] for role in roles)
-            base = _role(entry["base"], folder, is_own=is_own)
-            found = [term if is_word(term, name) else _role(term, folder, is_own=is_own) for name, term in terms]
-            pairs = list(zip(found[::2], found[1::2], strict=True))
+            is_trusted = mark is not None and mark == path_mark(role["source"] for role in roles)
+            base = _role(entry["base"], folder, is_trusted=is_trusted)
+            pair_roles = [
+                term if is_word(term, name) else _role(term, folder, is_trusted=is_trusted) for name, term in terms
+            ]
+            pairs = list(zip(pair_roles[::2], pair_roles[1::2], strict=True))
             alphas = pair_alphas([pair.get("alpha", 1.0) for pair in entry["pairs"]], len(pairs))
         except (KeyError, TypeError, AttributeError) as error:
             raise RoleError(f"{str(folder)!r} names no base and pairs: write it with save_pretrained.") from error
@@ -106,9 +108,9 @@ class _Folder:
         return cls(base, pairs, settings)
 
 
-def _role(entry: Mapping[str, Any], folder: Path, *, is_own: bool) -> Role:
+def _role(entry: Mapping[str, Any], folder: Path, *, is_trusted: bool) -> Role:
     """Return a role as a proxy folder names it, whose paths are followed as everywhere else."""
-    source = resolve_source(entry["source"], folder, is_downloaded=not folder.is_dir(), is_trusted=is_own)
+    source = resolve_source(entry["source"], folder, is_downloaded=not folder.is_dir(), is_trusted=is_trusted)
     return Role(**{**entry, "source": source})
 
 

@@ -49,7 +49,7 @@ class ProxyTunedForCausalLM(nn.Module, SupportsPP):
                 'begin: start it by ProxyGenerator(..., runtime="vllm") or `proxytune serve`, and without drafts.'
             )
         for name, model, role_indices in zip(self.names, self.models, self.role_indices, strict=True):
-            compat.read_own_prompts(model, name, role_indices[0])
+            compat.read_role_prompts(model, name, role_indices[0])
         self._fixed_inputs = None
         if compat.records_graphs(vllm_config):
             self._fixed_inputs = [FixedInputs(vllm_config) for _ in self.names]

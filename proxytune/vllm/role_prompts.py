@@ -129,8 +129,8 @@ class RoleStep:
         counts = starts.diff()
         computed = lengths - counts
         begun = computed.tolist()
-        is_prompt = [found is not None and begun[row] < found.length for row, found in enumerate(prompts)]
-        shifts = torch.tensor([0 if found is None else found.shift(role_index) for found in prompts])
+        is_prompt = [prompt is not None and begun[row] < prompt.length for row, prompt in enumerate(prompts)]
+        shifts = torch.tensor([0 if prompt is None else prompt.shift(role_index) for prompt in prompts])
         if not shifts.any() and not any(is_prompt):
             return None
         requests = torch.repeat_interleave(torch.arange(len(prompts)), counts)
@@ -138,12 +138,12 @@ class RoleStep:
         positions = tokens - starts[requests] + (computed - shifts)[requests]
         is_read = positions >= 0
         token_ids = torch.full_like(tokens, -1)
-        for row, found in enumerate(prompts):
-            if found is not None and is_prompt[row]:
+        for row, prompt in enumerate(prompts):
+            if prompt is not None and is_prompt[row]:
                 shift, start = int(shifts[row]), int(starts[row])
                 first = max(begun[row], shift)
-                end = max(first, min(int(lengths[row]), found.length))
-                ids = list(found.role_ids[role_index][first - shift : end - shift])
+                end = max(first, min(int(lengths[row]), prompt.length))
+                ids = list(prompt.role_ids[role_index][first - shift : end - shift])
                 token_ids[start + first - begun[row] : start + end - begun[row]] = torch.tensor(ids, dtype=torch.long)
         # A token that is skipped may be one that the role does not know; 0 every role knows.
         token_ids[~is_read] = 0

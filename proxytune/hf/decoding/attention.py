@@ -105,8 +105,8 @@ def _is_right(device: torch.device, dtype: torch.dtype) -> bool:
     for window in (None, 5):
         mask = causal_mask(positions, 40, dtype, window)
         expected = attend(query, keys, values, mask, 0.125)
-        found = _by_lengths(query, keys, values, lengths, 0.125, window)
-        if not torch.allclose(found.float(), expected.float(), atol=0.03, rtol=0.03):
+        output = _by_lengths(query, keys, values, lengths, 0.125, window)
+        if not torch.allclose(output.float(), expected.float(), atol=0.03, rtol=0.03):
             return False
     return True
 

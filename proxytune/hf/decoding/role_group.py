@@ -78,16 +78,16 @@ class RoleGroup:
             )
             indices.discard(0)
         self._runners: list[RoleRunner] = []
-        graph_room: dict[str, Any] = {"graphs": graphs, "max_new_tokens": max_new_tokens}
+        graph_options: dict[str, Any] = {"graphs": graphs, "max_new_tokens": max_new_tokens}
         for group in _groups(model.roles, sorted(indices), self._drafter_index, list(active_shared)):
             parts = [model.roles[index] for index in group], group, [prompts[index] for index in group]
             pair = active_shared.get((group[0], group[-1]))
             if pair is None:
-                self._runners.append(RoleRunner(*parts, **graph_room))
+                self._runners.append(RoleRunner(*parts, **graph_options))
             else:
                 is_alone = rule.is_of_differences and all(self._num_uses(index) == 1 for index in group)
-                self._runners.append(LoraPairRunner(*parts, pair, is_alone=is_alone, **graph_room))
-        self._draft_runner = None if draft is None else RoleRunner([draft], [DRAFT], [prompts[0]], **graph_room)
+                self._runners.append(LoraPairRunner(*parts, pair, is_alone=is_alone, **graph_options))
+        self._draft_runner = None if draft is None else RoleRunner([draft], [DRAFT], [prompts[0]], **graph_options)
         self._lengths = [[len(ids) for ids in row] for row in role_ids]
         self._offsets: Sequence[int] | None = None  # of the last forward; None for the prompts'
         self._role_logits: dict[int, Tensor] = {}
