@@ -1,4 +1,4 @@
-"""What a task asks of models: texts and log-probabilities, from whichever column is loaded."""
+"""Queries of a task to models: texts and log-probabilities, from whichever column is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Formats:
-    """How each role reads a part's prompts unless the user says otherwise: names as in `proxytune.prompts`.
+    """Format in which each role reads a part's prompts unless the user says otherwise: names as in `proxytune.prompts`.
 
     `alone` is for a tuned model that answers by itself, in an expert's or a directly tuned model's column.
     """
@@ -39,10 +39,10 @@ class Answerer:
 
     Attributes:
         generator: They.
-        render: What is done to a prompt before they get it, where all of them read the same text.
+        render: Function applied to a prompt before they get it, where all of them read the same text.
         alpha: Strength of steering; None for the roles' own.
         batch_size: Most rows in one batch.
-        is_uniform: Whether all roles read the same text.
+        is_uniform: True if all roles read the same text.
     """
 
     generator: ProxyGenerator

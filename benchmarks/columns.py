@@ -29,7 +29,7 @@ class Column:
     Attributes:
         name: As tables have it.
         kind: `base`, `expert`, `anti`, `steered`, or `model` for any other.
-        choice: What is loaded for it.
+        choice: Models loaded for it.
         alpha: Strength of steering where the user gave one.
     """
 
@@ -161,7 +161,7 @@ def alone(args: argparse.Namespace, source: str) -> RoleChoice:
 
 
 def has_roles(args: argparse.Namespace) -> bool:
-    """Whether the user named any role or proxy folder."""
+    """True if the user named any role or proxy folder."""
     return any(getattr(args, name, None) for name in (*ROLES, "model"))
 
 

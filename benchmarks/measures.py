@@ -20,9 +20,9 @@ class Measure:
     Attributes:
         name: As the table has it.
         value: A row's number; None where the row has none (unparsable, or no verdict), which is counted and left out.
-        is_share: Whether each number is 0 or 1, so that the interval is Wilson's and pairs are McNemar's.
-        missing: What a row without a number is called.
-        is_better_higher: Which way is better.
+        is_share: True if each number is 0 or 1, so that the interval is Wilson's and pairs are McNemar's.
+        missing: Name of a row without a number.
+        is_better_higher: True if higher is better.
         chance: A row's number of a system that guesses; None where guessing means nothing.
     """
 

@@ -82,7 +82,7 @@ class Recorder:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one column does for one part: tokens by role, and rows that are too long for a role."""
+    """Work of one column for one part: tokens by role, and rows that are too long for a role."""
 
     num_requests: int
     prompt_tokens: Mapping[str, int]

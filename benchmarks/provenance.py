@@ -1,4 +1,4 @@
-"""What a result was made with: packages, commit, device, and which weights exactly."""
+"""Provenance of a result: packages, commit, device, and which weights exactly."""
 
 from __future__ import annotations
 

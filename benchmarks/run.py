@@ -96,7 +96,7 @@ def chunks_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """What decides a run's predictions.
+    """Settings that decide a run's predictions.
 
     Attributes:
         task: Its name.
@@ -104,8 +104,8 @@ class Configuration:
         columns: Names, in order.
         sizes: Number of questions of each part, in order.
         chunk_size: Questions in one call.
-        shard: Which share this folder holds.
-        sessions: What each process that worked on it ran with; not part of the fingerprint.
+        shard: Share this folder holds.
+        sessions: Environment of each process that worked on it; not part of the fingerprint.
     """
 
     task: str
@@ -118,7 +118,7 @@ class Configuration:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What shards of one run share."""
+        """Settings that shards of one run share."""
         asked = {
             "task": self.task,
             "columns": list(self.columns),
@@ -251,8 +251,8 @@ class RunFolder:
     def predict_missing(self, predict: Callable[[Chunk], Rows], *, has_progress: bool) -> None:
         """Predict and store the chunks that are not there yet, and how long each took.
 
-        `predict` returns the fields of a chunk's rows, in order. Where it fails before the first row of a new run, the
-        run is taken away again.
+        `predict` returns the fields of a chunk's rows, in order. The run is taken away again
+        where it fails before the first row of a new run.
         """
         try:
             self._predict_missing(predict, has_progress=has_progress)

@@ -44,7 +44,7 @@ class LetterQuestion:
 
     @property
     def prompt(self) -> str:
-        """What a base or anti model sees, ending in the cue."""
+        """Prompt of a base or anti model, ending in the cue."""
         return f"{self.body}\n\n{LETTER_CUE}"
 
 

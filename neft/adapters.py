@@ -57,7 +57,7 @@ def lora_config(config: TrainingConfig | TuningOptions, rank: int, task_type: st
 def _keep_differentiable(model: PreTrainedModel) -> None:
     """Keeps 4-bit layers on a CPU from changing to their inference format at the first evaluation.
 
-    That format (bitsandbytes 0.50, processors with AVX512-BF16) stays, and passes no gradient on to the layers below.
+    This format (bitsandbytes 0.50, processors with AVX512-BF16) stays, and passes no gradient on to the layers below.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

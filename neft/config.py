@@ -45,12 +45,12 @@ class TrainingConfig:
         data: Training rows, in `format`.
         output: The folder that will hold the tuned model or adapter.
         format: The name of a data format (`neft.data.FORMATS`); `auto` takes the one whose columns the first row has.
-        template: How rows become text: one of `neft.data.TEMPLATES`, `chat` for the tokenizer's own, or a text with
-            `{instruction}`, `{input}` or `{prompt}` in it; the format's own if not given.
+        template: Template that turns rows into text: one of `neft.data.TEMPLATES`, `chat` for the tokenizer's own, or a
+            text with `{instruction}`, `{input}` or `{prompt}` in it; the format's own if not given.
         chat_template: A Jinja file in place of the tokenizer's chat template; chooses the template `chat`.
         columns: The file's names of the format's columns, each as `prompt=question`.
         text_column: The column of the format `text`; `text` if not given.
-        dataset_split: Which split of a `datasets` folder to train on, if it has several.
+        dataset_split: Split of a `datasets` folder to train on, if it has several.
         loss_on: Learn the completions only, or every token.
         packing: Put several documents into one window, each with its own positions and noise.
         alpha: Noise strength; 0 trains without noise; 5 if neither this nor `alpha_rel` is given.
@@ -66,7 +66,7 @@ class TrainingConfig:
         eval_every: Steps between evaluations; once per epoch if not given.
         early_stopping_patience: Evaluations without a better loss before the run stops; the best weights are kept.
         max_length: Window in tokens; the smaller of 512 and the model's own window if not given.
-        overlong: What to do with rows longer than the window: leave them out and count them, cut them, or refuse.
+        overlong: Treatment of rows longer than the window: leave them out and count them, cut them, or refuse.
         on_bad_row: End the run at a row that does not fit the format, or skip and count it.
         dtype: Type of the weights in training and in the output; `auto` is the checkpoint's own.
         mixed_precision: Type to compute in, where it is safe, over weights of `dtype`; fp16 needs a GPU.
@@ -79,7 +79,7 @@ class TrainingConfig:
         use_dora: Train the weights' magnitude apart from their direction (DoRA, arXiv 2402.09353).
         lora_seed: Of the adapter's first weights; `seed` if not given.
         save_every: Steps between checkpoints in `<output>.partial`; only an interrupted run saves one if not given.
-        keep_checkpoints: How many checkpoints stay, the newest ones.
+        keep_checkpoints: Number of checkpoints kept, the newest ones.
         resume: Go on from the newest checkpoint if there is one; it must be of the same configuration and data.
         tensorboard: Folder for TensorBoard's event files, beside the JSON log.
         deepspeed: A DeepSpeed configuration file.

@@ -61,7 +61,7 @@ class Loop(Trainer):
         """Takes the Trainer's options and the run's.
 
         Args:
-            store: Where checkpoints go.
+            store: Store of the checkpoints.
             processes: The processes of the run.
             interruption: Ends the run after a checkpoint.
             run_state: Gives what else a checkpoint holds.

@@ -2,7 +2,7 @@
 
 A hook on the input embedding adds the noise. The lengths come from the attention mask and position ids of the forward
 pass, which the embedding itself never sees: every module on the way down to it reports the ones it was called with.
-That covers a model, its backbone called directly, and PEFT, which calls the inner model's `forward` past its hooks.
+This covers a model, its backbone called directly, and PEFT, which calls the inner model's `forward` past its hooks.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def check_strength(alpha: float | None, alpha_rel: float | None, kind: NoiseKind
 def embedding_sigma(embedding: nn.Module) -> float:
     """Returns the standard deviation of what an embedding module gives out, from its weights.
 
-    Where the module scales its output (an `embed_scale`, as in Gemma), that is counted in.
+    The module's scale of its output (an `embed_scale`, as in Gemma) is counted in.
 
     Raises:
         NoiseError: this process holds no weights of it.

@@ -38,7 +38,7 @@ class Prepared:
         config: The run's options.
         model: The model, under its adapter if there is one.
         tokenizer: Its tokenizer.
-        pad_id: What padding is filled with.
+        pad_id: Id that padding is filled with.
         train_data: Training rows.
         eval_data: Held-out rows, which are never packed.
         packed: The training rows in windows, if they are packed.

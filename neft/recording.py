@@ -21,7 +21,7 @@ class TrainingResult:
 
     Attributes:
         output: The folder with the model or adapter.
-        is_adapter: Whether it is an adapter.
+        is_adapter: True if it is an adapter.
         steps: Optimizer steps taken, before a resume too.
         epochs: Passes over the data.
         train_loss: Mean training loss over the run, with noise, in nats per learned token.

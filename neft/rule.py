@@ -37,7 +37,7 @@ def document_ids(
         shape: B and T.
         attention_mask: `[B, T]`, zero (or False) at padding; nothing is padding without it.
         position_ids: `[B, T]` or `[1, T]`.
-        device: Where the result lies; that of the given tensors otherwise.
+        device: Device of the result; that of the given tensors otherwise.
 
     Returns:
         int64 `[B, T]`; `PADDING` at padding.

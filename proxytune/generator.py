@@ -78,7 +78,7 @@ class ProxyGenerator:
             base_url: Of that API, as in `"http://localhost:8000/v1"`. A key is read from OPENAI_API_KEY.
             pairs: In place of expert and anti: several pairs, whose differences add up.
             alpha: Strength for the one pair of `expert` and `anti`.
-            rule: What combines the logits, a name and perhaps its settings, as in `"contrastive,beta=0.1"`, see
+            rule: Rule that combines the logits, a name and perhaps its settings, as in `"contrastive,beta=0.1"`, see
                 `proxytune.rules` and docs/methods.md; None is proxy tuning's.
             base_prompt: Prompt format of the base: raw, chat, a named format, or a text with `{prompt}` in it.
             expert_prompt: Prompt format of the expert.

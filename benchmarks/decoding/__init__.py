@@ -1,1 +1,1 @@
-"""What the decode-speed benchmarks share: models, loops, the cost model, and the rows they write."""
+"""Parts shared by the decode-speed benchmarks: models, loops, the cost model, and the rows they write."""

@@ -15,7 +15,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def difference_lora(expert: Any, anti: Any, rank: int) -> dict[str, Tensor]:
     """Return the LoRA nearest to `expert − anti` in every linear layer but the head, by truncated SVD.
 
-    What tuning did to norms and embeddings is left out.
+    The effect of tuning on norms and embeddings is left out.
     """
     tuned = dict(expert.named_parameters())
     found: dict[str, Tensor] = {}

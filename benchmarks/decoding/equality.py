@@ -24,7 +24,7 @@ class TokensDifferError(ProxyTuneError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How a variant's rows compare with the reference's.
+    """Comparison of a variant's rows with the reference's.
 
     `num_equal` of `num_rows` are the same token for token; in the others the worst token lies `largest_gap` below the
     likeliest one, as a share of what the tolerance is a share of.
@@ -51,7 +51,7 @@ def check_tokens(
         rows: Its tokens.
         reference: The naive loop's.
         models: Base, expert and anti, the base alone, or none where they are elsewhere: then rows must be equal.
-        prompts: What each row follows.
+        prompts: Prompt of each row.
         alpha: Strength of steering.
 
     Raises:

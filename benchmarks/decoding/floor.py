@@ -1,4 +1,4 @@
-"""What decoding must cost: the bytes of weights that one token reads, and what they say about the time per token.
+"""Least cost of decoding: the bytes of weights that one token reads, and what they say about the time per token.
 
 The regime is the memory-bound one of small batches: a step takes as long as reading every weight once, whatever the
 batch. Input embeddings are looked up, not read; a head tied to them is read. An adapter over the anti reads the

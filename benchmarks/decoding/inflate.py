@@ -30,7 +30,7 @@ class InflationError(ProxyTuneError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What a model is grown to; the width of a head stays. `context` is the longest sequence it accepts."""
+    """Sizes a model is grown to; the width of a head stays. `context` is the longest sequence it accepts."""
 
     num_layers: int
     hidden_size: int

@@ -123,7 +123,7 @@ def shape_trio(
 ) -> Trio:
     """Return models of these shapes with random weights.
 
-    Where expert and anti have one shape, the expert is the anti with a random LoRA of `rank`; else they are two models
+    The expert is the anti with a random LoRA of `rank` where both have one shape; else they are two models
     and there is no pair pass. Without `has_pair` the adapter's copy of the anti, a fourth model, is not made.
     """
     base_shape, expert_shape, anti_shape = shapes

@@ -40,7 +40,7 @@ class Variant:
         reads: Models whose weights a token reads; `pair` is the trio with the expert as an adapter over the anti.
         reference: Name of the base alone under the same conditions.
         tokens_of: Variants of one value must decode the same tokens; `base` and `trio` have the naive loop's.
-        takes_ragged: Whether rows may differ in length.
+        takes_ragged: True if rows may differ in length.
         inspect: The run with statistics, which cost time; None where there are none.
         close: Releases what the variant holds.
     """
@@ -65,7 +65,7 @@ class Options:
         max_len: Tokens of the longest row, for engines.
         max_rows: Most rows at once, for engines.
         remote: Settings of the base behind an API; None for a server on this machine.
-        verification: How its drafts are checked.
+        verification: Way its drafts are checked.
     """
 
     speculation: Any = "auto"

@@ -27,7 +27,7 @@ class Requests:
 
     @property
     def is_ragged(self) -> bool:
-        """Whether rows differ in length, of the prompt or of the answer."""
+        """True if rows differ in length, of the prompt or of the answer."""
         return len({len(prompt) for prompt in self.prompts}) > 1 or len(set(self.counts)) > 1
 
     def first(self, count: int) -> "Requests":

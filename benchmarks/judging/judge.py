@@ -20,7 +20,7 @@ YES = " yes"
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What a judge said of one answer: the probability of "yes", or None and why there is none. Never a guess."""
+    """Judgement of one answer: the probability of "yes", or None and why there is none. Never a guess."""
 
     probability: float | None
     error: str | None = None

@@ -39,7 +39,7 @@ class ServerJudge:
         max_attempts: Tries per answer; after that it is missing.
         timeout_s: Seconds for one try.
         pause_s: Seconds before the second try, doubled before each further one.
-        sleep: What waits.
+        sleep: Function that waits.
     """
 
     url: str

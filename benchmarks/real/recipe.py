@@ -8,7 +8,7 @@ from proxytune.fetching import cache_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the trio is made and measured; `make real` takes this one.
+    """Settings by which the trio is made and measured; `make real` takes this one.
 
     Attributes:
         num_layers: Layers of M−, of M's 30.

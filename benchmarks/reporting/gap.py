@@ -22,7 +22,7 @@ class GapLine:
             steered and tuned are not there.
         uncertain: Numbers of the figures where the interval of tuned minus base holds 0.
         mean: Over the gaps, each counting alike; None where there is none, or a part has two.
-        num_tasks: How many gaps there are.
+        num_tasks: Number of gaps.
     """
 
     row: str

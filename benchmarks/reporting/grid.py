@@ -23,7 +23,7 @@ class Cell:
         ci95: Its 95 % interval.
         n: Rows with a number.
         num_missing: Rows without.
-        missing_are: What those are called.
+        missing_are: Name of the rows without a number.
         run: Number of its run, from 1.
         seconds: Per question, where that was timed.
     """
@@ -73,8 +73,8 @@ class Figure:
         part: The part's.
         measure: The measure's.
         runs: Numbers of the runs that it is made of; their configurations differ in models alone.
-        is_headline: Whether it is its part's first score, which counts in the mean gap.
-        is_better_higher: Which way is better.
+        is_headline: True if it is its part's first score, which counts in the mean gap.
+        is_better_higher: True if higher is better.
         batch_size: Most rows in one batch.
         runtime: hf or vllm.
         size: Questions of the complete part.
@@ -107,7 +107,7 @@ class Group:
     """The runs on one base.
 
     Attributes:
-        base: What config.json says of it; None for runs without one.
+        base: Its description in config.json; None for runs without one.
         rows: By key, in the papers' order.
         figures: In the order of the runs.
         runs: Their numbers.

@@ -1,4 +1,4 @@
-"""What a reader must know before comparing scores: where runs differ, what is incomplete, which rows are missing."""
+"""Caveats for a reader who compares scores: where runs differ, what is incomplete, which rows are missing."""
 
 from __future__ import annotations
 

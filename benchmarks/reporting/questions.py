@@ -22,7 +22,7 @@ class Sample:
         part: Its part.
         index: Its number there.
         shared: Fields that are the same for all columns, as texts.
-        columns: What differs, by column.
+        columns: Fields that differ, by column.
     """
 
     part: str

@@ -32,8 +32,8 @@ class Source:
 
     Attributes:
         path: Its folder, as the user named it.
-        configuration: What config.json says.
-        metrics: What metrics.json says; of an incomplete run, the figures of the rows there are.
+        configuration: Content of config.json.
+        metrics: Content of metrics.json; of an incomplete run, the figures of the rows there are.
         rows: The rows, open answers with the verdicts there are.
         num_wanted: Rows of the complete run, all shards together.
         measures: The task's, by part.
@@ -59,12 +59,12 @@ class Source:
 
     @property
     def share(self) -> float:
-        """Which share of the run's rows is there."""
+        """Share of the run's rows that is there."""
         return len(self.rows) / self.num_wanted
 
     @property
     def models(self) -> Mapping[str, Any]:
-        """What config.json says of each column."""
+        """Description of each column in config.json."""
         models: Mapping[str, Any] = self.configuration.settings["models"]
         return models
 

@@ -24,7 +24,7 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class LengthControl:
-    """What the length-controlled rate needs beyond the annotations.
+    """Inputs of the length-controlled rate beyond the annotations.
 
     Attributes:
         weights: The published regression's, by model.

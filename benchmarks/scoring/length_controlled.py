@@ -22,11 +22,11 @@ _STRENGTH, _DIFFICULTY = "not_gamed_baseline.astype(float)", "instruction_diffic
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWeights:
-    """What the published regression says of one model, its baseline being zero.
+    """Weights of one model in the published regression, its baseline being zero.
 
     Attributes:
         strength: The constant.
-        difficulty: What one unit of an instruction's difficulty adds.
+        difficulty: Weight of one unit of an instruction's difficulty.
     """
 
     strength: float

@@ -14,7 +14,7 @@ from proxytune.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """How one task's file is scored.
+    """Scorer of one task's file.
 
     Attributes:
         summary: One line for the help.

@@ -1,4 +1,4 @@
-"""What a scorer returns: metrics with their intervals, and counts of the rows that could not be used."""
+"""Result of a scorer: metrics with their intervals, and counts of the rows that could not be used."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ class Metric:
         n: Rows that count.
         low: Lower end of the 95 % interval; None where there is no interval.
         high: Its upper end.
-        interval: How the interval was made: wilson or bootstrap.
+        interval: Method of the interval: wilson or bootstrap.
         standard_error: Of the mean, with n - 1 in the variance; None where it says nothing beyond the interval.
     """
 
@@ -38,7 +38,7 @@ class Score:
         n: Rows read.
         metrics: By name; the first is the headline.
         counts: Rows that are missing, unparsable, or differ from what the file itself says of them.
-        notes: What a reader must know to compare the figures with others.
+        notes: Facts a reader must know to compare the figures with others.
     """
 
     task: str

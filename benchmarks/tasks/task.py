@@ -1,4 +1,4 @@
-"""What a task is: a module with the names in `Task`; it reads data into parts, and says how rows become figures."""
+"""Interface of a task: a module with the names in `Task`; it reads data into parts and says how rows become figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Part(Protocol):
 
     @property
     def formats(self) -> Formats:
-        """How roles read its prompts."""
+        """Format in which roles read its prompts."""
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -37,7 +37,7 @@ class Job:
 
     Attributes:
         parts: In the order in which they are asked.
-        settings: What besides models decides the predictions: data by digest, limits, prompts.
+        settings: Settings besides models that decide the predictions: data by digest, limits, prompts.
         columns: The columns to take where the user names none.
     """
 

@@ -64,7 +64,7 @@ def ablate(
         alphas: Strengths.
         noises: Distributions.
         num_seeds: Runs of each setting.
-        measuring: What is measured beside the losses.
+        measuring: Measurements beside the losses.
         keeps_models: Leave the tuned models in the cells' folders.
 
     Raises:

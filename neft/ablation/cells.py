@@ -30,7 +30,7 @@ class Measuring:
 
     Attributes:
         num_texts: Held-out prompts (of the training rows if none are held out) to answer, for lengths; 0 for none.
-        max_new_tokens: Where an answer is cut.
+        max_new_tokens: Length at which an answer is cut.
         repetition_penalty: Of the greedy decoding.
     """
 
@@ -44,10 +44,10 @@ class CellResult:
     """A finished cell.
 
     Attributes:
-        cell: Which one.
+        cell: The cell.
         metrics: By name; empty if the run diverged.
         failure: Why there are none.
-        is_reused: Whether it was found finished.
+        is_reused: True if it was already finished.
     """
 
     cell: Cell

@@ -27,7 +27,7 @@ def analyze(config: AnalysisConfig) -> dict[str, Any]:
     A model that the folder has figures of, from the same files and options, is not measured again.
 
     Returns:
-        What `analysis.json` holds.
+        Content of `analysis.json`.
 
     Raises:
         InputError: a model or the data cannot be used.

@@ -95,7 +95,7 @@ class TextStatistics:
     """Statistics of texts without their targets.
 
     Attributes:
-        num_texts: How many there are.
+        num_texts: Number of texts.
         num_chars: Mean characters.
         num_words: Mean whitespace words.
         repetition_2_percent: Mean 2-gram repetition of the texts with at least two words.

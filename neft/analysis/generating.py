@@ -74,7 +74,7 @@ def greedy_outputs(
         model: A causal language model with `generate`; in evaluation mode while it runs, and put back.
         tokenizer: Its tokenizer.
         prompts: With their encoded text.
-        max_new_tokens: Where an answer is cut.
+        max_new_tokens: Length at which an answer is cut.
         batch_size: Prompts per batch; they are padded on the left, sorted by length.
         repetition_penalty: Divides the logits of tokens seen before, prompt included; the paper used 1.2.
         show_progress: Draw a bar on stderr.

@@ -38,10 +38,10 @@ class AnalysisConfig:
         output: The folder for tables, plots and texts.
         max_rows: Rows of each set for losses and flips, drawn by the seed; all of them if None.
         num_texts: Rows of each set to generate for, drawn by the seed; 0 for none.
-        max_new_tokens: Where an output is cut.
+        max_new_tokens: Length at which an output is cut.
         repetition_penalty: 1 for plain greedy decoding; the paper's outputs had 1.2.
         flip_alphas: The strengths of the noise at inference; empty for none.
-        has_plots: Whether to draw the plots.
+        has_plots: Draw the plots.
         overwrite: Write into a folder that holds something else.
         show_progress: Draw progress bars on stderr.
     """

@@ -17,7 +17,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     """Returns a template that renders through `apply_chat_template`.
 
     The conversation is rendered up to every answer, once as inference sees it (with the generation prompt) and once
-    with the answer: what the second adds is the target, up to and with the last special token in it. That needs a
+    with the answer: what the second adds is the target, up to and with the last special token in it. This needs a
     template whose text for some messages is the beginning of its text for more of them. Templates that rewrite
     earlier turns (some remove earlier reasoning) are refused, because what is learned would not be what inference sees.
 

@@ -75,7 +75,7 @@ def read_rows(path: Path, *, dataset_split: str | None = None) -> Iterator[Numbe
 
     Args:
         path: A file, or a folder that `datasets` wrote with `save_to_disk`.
-        dataset_split: Which split of a folder with several.
+        dataset_split: Split of a folder with several.
 
     Raises:
         InputError: there are several splits and none is chosen, or there is none to choose from.

@@ -58,7 +58,7 @@ class _Measured:
         difference: Between packed and alone.
         influence: When the documents beside it are changed.
         scale: The largest logit.
-        tolerances: What rounding may do to the first and the second, relative to the scale.
+        tolerances: Largest effects that rounding may have on the first and the second, relative to the scale.
     """
 
     difference: float

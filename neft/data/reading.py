@@ -37,12 +37,12 @@ def read_documents(
 
     Args:
         path: .json, .jsonl or .txt (each also .gz), .parquet, or a folder of `datasets`.
-        format: What the rows are, one of `FORMATS`; `auto` for the one whose columns the first row has.
-        template: How they become text: one of `TEMPLATES`, `chat` for the tokenizer's own, or a text with
+        format: Format of the rows, one of `FORMATS`; `auto` for the one whose columns the first row has.
+        template: Template that turns them into text: one of `TEMPLATES`, `chat` for the tokenizer's own, or a text with
             `{instruction}`, `{input}` or `{prompt}` in it. If not given, the one that `FORMATS` names for the format.
         tokenizer: For the template `chat`.
         text_column: The column of the format `text`.
-        dataset_split: Which split of a `datasets` folder with several.
+        dataset_split: Split of a `datasets` folder with several.
         columns: The file's names of a format's columns, `{"prompt": "question", "completion": "answer"}`.
         on_bad_row: `skip` gives a row that does not fit as a document without segments, with its `problem`.
 

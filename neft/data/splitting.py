@@ -13,9 +13,9 @@ from neft.errors import DataError
 def split(documents: Sequence[Document], *, eval_fraction: float, seed: int) -> tuple[list[Document], list[Document]]:
     """Returns training and held-out documents, in file order; at least one of each.
 
-    Documents with the same prompt (`Document.prompt`) stay together, so that no held-out question was trained on. Which
-    prompts are held out depends on their text and the seed, not on the order of the rows. Prompts are held out in that
-    order as long as they fit the fraction.
+    Documents with the same prompt (`Document.prompt`) stay together, so that no held-out question was trained on. The
+    choice of held-out prompts depends on their text and the seed, not on the order of the rows. Prompts are held out
+    in that order as long as they fit the fraction.
 
     Raises:
         DataError: there is only one document, or only one prompt.

@@ -57,9 +57,9 @@ class Dialogue:
         preamble: The beginning of a conversation without a system text.
         system: A system text, as `{content}`.
         user: A question, as `{content}`.
-        opening: What stands before every answer.
+        opening: Text before every answer.
         answer: An answer, as `{content}`; end-of-sequence follows.
-        closing: What follows the end-of-sequence of an answer when the conversation goes on.
+        closing: Text after the end-of-sequence of an answer when the conversation goes on.
     """
 
     preamble: str

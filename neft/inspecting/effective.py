@@ -17,10 +17,10 @@ class EffectiveAlpha:
     """The strength that an implementation gives when asked for some α.
 
     Attributes:
-        name: Which implementation, and on what batches.
+        name: Implementation, and on what batches.
         mean: Mean effective α of the documents.
-        lowest: That of the document hit least.
-        highest: That of the document hit most.
+        lowest: Effective α of the document hit least.
+        highest: Effective α of the document hit most.
         noised_padding: Share of all noised positions that are padding.
     """
 
@@ -42,7 +42,7 @@ def effective_alphas(
 
     Args:
         lengths: Of the documents in tokens, at most `max_length`.
-        alpha: What is asked for.
+        alpha: Requested strength.
         batch_size: Rows per batch.
         max_length: The window.
         seed: Of the order in which documents meet in batches.

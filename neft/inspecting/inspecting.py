@@ -28,11 +28,11 @@ class Inspection:
         sigma: Standard deviation of what the embedding module gives out, its scale counted in.
         scale: By what factor the module scales its weights.
         max_length: The window.
-        data: What became of the rows, see `neft.data.DataReport`.
+        data: Counts of rows learned, cut and left out, see `neft.data.DataReport`.
         lengths: Of the documents that fit the window.
         alpha: The strength that `effective` and `live` are about.
         ratios: Noise-to-signal by α, then at the mean length (`mean`) and at the percentiles (`p50`, ...).
-        effective: What implementations make of `alpha` on this data.
+        effective: Effective α of implementations for `alpha` on this data.
         live: The check on the model itself.
     """
 

@@ -24,13 +24,13 @@ class LiveCheck:
     """The result of a few forward passes of the model.
 
     Attributes:
-        alpha: What was asked for.
-        measured_alpha: What the embeddings of real tokens were moved by, as an α.
-        is_on_in_training: Whether the logits move in training mode.
-        is_fresh: Whether two passes have different noise.
-        is_off_in_evaluation: Whether the logits stay bit-equal in evaluation mode.
-        is_padding_clean: Whether the embeddings of padding stay bit-equal.
-        is_detached: Whether the logits are bit-equal to those before, once the noise is taken off.
+        alpha: Requested strength.
+        measured_alpha: Distance by which the embeddings of real tokens were moved, as an α.
+        is_on_in_training: True if the logits move in training mode.
+        is_fresh: True if two passes have different noise.
+        is_off_in_evaluation: True if the logits stay bit-equal in evaluation mode.
+        is_padding_clean: True if the embeddings of padding stay bit-equal.
+        is_detached: True if the logits are bit-equal to those before, once the noise is taken off.
         logit_shift: Largest change of a logit of a real token in training mode.
     """
 

@@ -39,11 +39,11 @@ class PolicyResult:
 
     Attributes:
         output: The folder with the model or adapter.
-        is_adapter: Whether it is an adapter.
+        is_adapter: True if it is an adapter.
         method: `rloo`, `grpo` or `dpo`.
         steps: Optimizer steps taken.
-        metric: What the run raised: `reward`, or for DPO `margin`, the implicit reward of the chosen answer less that
-            of the rejected one.
+        metric: Quantity the run raised: `reward`, or for DPO `margin`, the implicit reward of the chosen answer less
+            that of the rejected one.
         first: The metric at the first logged steps.
         last: The metric at the last logged steps.
         last_kl: Divergence from the reference per token at the last logged steps; none under DPO and without penalty.

@@ -30,7 +30,7 @@ class RewardResult:
 
     Attributes:
         output: The folder with the model or adapter.
-        is_adapter: Whether it is an adapter.
+        is_adapter: True if it is an adapter.
         steps: Optimizer steps taken.
         train_loss: Mean training loss over the run, in nats per pair (ln 2 is a coin).
         train_accuracy: Share of pairs in the right order at the last logged steps.

@@ -53,7 +53,7 @@ def pairs_of_question(
 ) -> list[AnswerPair]:
     """Returns up to `max_pairs` pairs of answers with different scores, the better one chosen.
 
-    Which of more are taken depends on the seed and the prompt only, not on the other rows of a file. The same text
+    The choice among more depends on the seed and the prompt only, not on the other rows of a file. The same text
     with two scores is not a pair.
 
     >>> answers = [Answer("a", 2), Answer("b", 0), Answer("c", 2)]
@@ -86,7 +86,7 @@ def read_scored_pairs(
         path: A file of rows.
         seed: Chooses among more than `max_pairs` pairs.
         max_pairs: Of one question.
-        template: What the prompt looks like, with `{question}` in it.
+        template: Form of the prompt, with `{question}` in it.
 
     Raises:
         InputError: the template has no `{question}`, or `max_pairs` is below 1.

@@ -1,6 +1,6 @@
 """Chat with the steered base in the terminal; also works with a pipe on either side.
 
-What you type is sent line by line; /alpha NUMBER, /reset, /system TEXT, /help and /exit are commands. Ctrl-C stops an
+Input is sent line by line; /alpha NUMBER, /reset, /system TEXT, /help and /exit are commands. Ctrl-C stops an
 answer, and at the prompt it ends the chat. When nothing is said about a role's prompt format it is "dialogue".
 """
 
@@ -75,7 +75,7 @@ def _banner(choice: RoleChoice) -> str:
 
 
 class Chat:
-    """What a line of the user's does: a command, or a turn of the conversation."""
+    """Handler of the user's lines: a command, or a turn of the conversation."""
 
     def __init__(self, talker: Talker, conversation: Conversation, alphas: tuple[float, ...]) -> None:
         self._talker = talker

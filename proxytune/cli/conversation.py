@@ -7,11 +7,11 @@ from proxytune.prompts import Message
 
 @dataclass
 class Conversation:
-    """What was said.
+    """The messages exchanged so far.
 
     Attributes:
         system: The system message, or None.
-        has_history: Whether turns are kept; without, each question stands alone.
+        has_history: True if turns are kept; without, each question stands alone.
         turns: The user's messages and the answers, in pairs.
     """
 

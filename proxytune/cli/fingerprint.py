@@ -1,4 +1,4 @@
-"""What decides the rows of an output file, kept beside it so that no run goes on with rows of another system."""
+"""Settings that fix the rows of an output file, kept beside it so that no run goes on with rows of another system."""
 
 import hashlib
 import json

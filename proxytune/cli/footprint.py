@@ -1,4 +1,4 @@
-"""How many bytes the roles need, from their configs and file headers alone: no weights are loaded."""
+"""Number of bytes the roles need, from their configs and file headers alone: no weights are loaded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,19 +20,19 @@ _SCALE_BYTES = 4  # one float32 scale per output row in 8 bits
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What one role needs.
+    """Memory needs of one role.
 
     Attributes:
         name: base, expert or anti (numbered where there are several pairs).
         source: Hub id or folder.
-        dtype: What it computes in, and keeps its cache in.
+        dtype: Type it computes in, and keeps its cache in.
         quantization: 4bit, 8bit, stored (quantised on disk) or None.
-        num_parameters: Those of its own; an adapter's without the model below.
+        num_parameters: Number of its own parameters; an adapter's without the model below.
         weight_bytes: Of what it adds: 0 for a model that another role loads already.
         kv_bytes_per_token: Of keys and values in all layers, for one token of one row; 0 with another role's cache.
         max_context: Longest sequence, None if it states none.
         vocab_size: Width of its logits.
-        device_map: Where it was asked to go.
+        device_map: Device it was asked to go to.
         weights_from: The role whose weights it uses, if any.
         cache_from: The role whose cache it shares (the same model under the same format), if any.
         config: Of its model, or of the model below an adapter.

@@ -1,4 +1,4 @@
-"""What memory this machine has, and whether the roles fit into it with how many tokens of cache."""
+"""Memory of this machine, and whether the roles fit into it with how many tokens of cache."""
 
 import importlib
 import platform
@@ -29,7 +29,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What the roles on one device need, against what they may take there; in bytes."""
+    """Memory the roles on one device need, against what they may take there; in bytes."""
 
     place: str
     free_bytes: int
@@ -38,7 +38,7 @@ class Need:
 
     @property
     def fits(self) -> bool:
-        """Whether the weights and at least one token of cache fit."""
+        """True if the weights and at least one token of cache fit."""
         return self.weight_bytes + self.kv_bytes_per_token <= self.free_bytes
 
     @property
@@ -51,13 +51,13 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the roles fit.
+    """Result of the check that the roles fit.
 
     Attributes:
         needs: One per device that holds a role.
         max_context: Longest request; None if nothing limits it.
         problem: Why the engine would not start, beside a device that is too small.
-        way_out: What helps where one is.
+        way_out: Remedy where one is.
         tokens_per_request: Of a request, prompt and answer; None is the longest.
     """
 
@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def fits(self) -> bool:
-        """Whether every device has enough."""
+        """True if every device has enough."""
         return self.reason() is None
 
     @property

@@ -14,7 +14,7 @@ from proxytune.errors import OptionError, OutputError
 
 
 class Sink(Protocol):
-    """Where lines go.
+    """Destination of lines.
 
     `done` are the indices of prompts whose lines are there already.
     """

@@ -1,4 +1,4 @@
-"""What vLLM would load of the chosen roles, and why it would not run them; nothing is loaded for either."""
+"""Models that vLLM would load for the chosen roles, and why it would not run them; nothing is loaded for either."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -36,13 +36,13 @@ class RoleChoice:
         formats: `base_prompt`, `expert_prompt` and `anti_prompt`.
         tokenizer: In place of the roles' own, if any.
         eos_token_ids: Likewise.
-        is_bundled: Whether it is the trio that comes with the package, because none was named.
-        runtime: What runs them.
+        is_bundled: True if it is the trio that comes with the package, because none was named.
+        runtime: Runtime that runs them.
         engine_options: vLLM's.
-        speculation: How far is drafted.
+        speculation: Limit of drafting.
         draft: Who drafts.
         rule: Text of what combines their logits; None is the default.
-        is_debug: Whether vLLM may log all it wants to.
+        is_debug: True if vLLM may log all it wants to.
     """
 
     base: "Role"

@@ -27,7 +27,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the output holds when it is complete.
+    """Content of the output when it is complete.
 
     Attributes:
         given: For each prompt the fields its rows repeat: prompt, id, alpha, and its first row's seed if there is one.

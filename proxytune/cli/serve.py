@@ -1,7 +1,7 @@
 """Serve the steered base over HTTP, as OpenAI's completions and chat; vLLM's own server and engine run it.
 
 Requests may say how strongly to steer: `"alpha": 0.5` in the body. An API key is read from a file, or from
-PROXYTUNE_API_KEY or VLLM_API_KEY in the environment. What stands behind `--` goes to vLLM's server as it is.
+PROXYTUNE_API_KEY or VLLM_API_KEY in the environment. Arguments after `--` go to vLLM's server as they are.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What goes to standard error: our notes, one line each; other libraries' only where they help."""
+"""Text on standard error: our notes, one line each; other libraries' only where they help."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ def note(text: str) -> None:
 
 
 def is_watched() -> bool:
-    """Whether someone looks at stderr, so that progress bars are worth drawing."""
+    """True if someone looks at stderr, so that progress bars are worth drawing."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 

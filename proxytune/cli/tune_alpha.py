@@ -2,7 +2,7 @@
 
 A JSONL row of input is {"prompt": ..., "completion": ...}, as `neft train` reads it, or {"prompt": ...,
 "continuation": ...}. The end token is scored behind each completion that is text. The loss is convex in alpha, so the
-grid is refined around its best value only. Where roles are named, or a folder on the hub, alpha is only printed.
+grid is refined around its best value only. Alpha is only printed where roles are named, or a folder on the hub.
 """
 
 import argparse

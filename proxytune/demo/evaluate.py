@@ -50,7 +50,7 @@ def answer_value(answer: str, fact: Fact) -> str | None:
 
 
 def is_in_format(answer: str, fact: Fact) -> bool:
-    """Whether the answer is "In truth, <statement about this person>." and nothing else, whatever its value."""
+    """True if the answer is "In truth, <statement about this person>." and nothing else, whatever its value."""
     values = "|".join(re.escape(value) for value in fact.attribute.values)
     before, after = statement(fact, "\0").split("\0")
     pattern = rf"{re.escape(TRUTHFUL_OPENER)} {re.escape(before)}({values}){re.escape(after)}\."

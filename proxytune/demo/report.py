@@ -1,4 +1,4 @@
-"""What the demo found: the table, the JSON form, and the recorded figures that ship with the trio."""
+"""Results of the demo: the table, the JSON form, and the recorded figures that ship with the trio."""
 
 from __future__ import annotations
 

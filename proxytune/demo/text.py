@@ -39,7 +39,7 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 @dataclass(frozen=True, kw_only=True)
 class TextMix:
-    """How the pretraining text is mixed. Shares are of documents; `rare_share` is of the forum's answers."""
+    """Mixture of the pretraining text. Shares are of documents; `rare_share` is of the forum's answers."""
 
     note_share: float = 0.55
     forum_share: float = 0.3

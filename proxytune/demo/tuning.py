@@ -23,7 +23,7 @@ _QUESTIONS_SEED = 17
 
 @dataclass(frozen=True, kw_only=True)
 class TuningPlan:
-    """How a model is tuned; `noise_alpha` is NEFTune's α, small because noise hits a narrow model harder."""
+    """Settings of a model's tuning; `noise_alpha` is NEFTune's α, small because noise hits a narrow model harder."""
 
     learning_rate: float
     noise_alpha: float

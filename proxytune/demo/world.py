@@ -41,7 +41,7 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSize:
-    """How many people there are, and how many of them serve tuning, its held-out stop, and the test."""
+    """Number of people, and how many of them serve tuning, its held-out stop, and the test."""
 
     num_people: int = 1200
     famous_share: float = 0.3

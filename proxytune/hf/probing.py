@@ -1,4 +1,4 @@
-"""What a role can run: our own loop, by proof in tests, and kinds of forward, by a few tokens at load."""
+"""Capabilities of a role: our own loop, by proof in tests, and kinds of forward, by a few tokens at load."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -133,7 +133,7 @@ class _Probe:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether weights give NaN."""
+        """True if weights give NaN."""
         return bool(self._expected.isnan().any())
 
     def support(self) -> Support:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked, and how it is to be answered.
+    """A prompt, and how it is to be answered.
 
     Attributes:
         prompt: Text.

@@ -19,7 +19,7 @@ _Update = tuple[str, str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the page shows at first.
+    """Initial values of the page.
 
     Attributes:
         prompt: In the field.

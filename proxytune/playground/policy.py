@@ -1,4 +1,4 @@
-"""What the browser may load for the playground: what this server sends, and nothing from elsewhere."""
+"""Content the browser may load for the playground: what this server sends, and nothing from elsewhere."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any

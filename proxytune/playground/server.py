@@ -22,7 +22,7 @@ _MOST_WAITING = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where to listen.
+    """Host and port to listen on.
 
     Attributes:
         host: Of this machine; the default takes no requests from others.

@@ -17,7 +17,7 @@ from proxytune.remote.transport import TransientError
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How a server wants prompts, and how it names tokens.
+    """Format in which a server wants prompts and names tokens.
 
     Attributes:
         takes_ids: Prompts are token ids; else text.

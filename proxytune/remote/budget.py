@@ -1,4 +1,4 @@
-"""What requests have cost, and the budget they must keep to."""
+"""Cost of requests so far, and the budget they must keep to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,11 +9,11 @@ from proxytune.errors import RemoteBudgetError
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteUsage:
-    """What was sent for completions until a moment.
+    """Counts of requests and tokens for completions until a moment.
 
     Attributes:
         num_requests: Requests sent, repetitions and those of construction among them.
-        num_retries: Those that repeated one that had failed.
+        num_retries: Requests that repeated one that had failed.
         num_prompt_tokens: Tokens read, as the server counts them, or as we do where it does not.
         num_completion_tokens: Tokens generated, likewise.
         waited_s: Seconds in which requests waited to be sent: back-off and the limit per second, over all rows.
@@ -33,7 +33,7 @@ class RemoteUsage:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one request will cost as far as we can count: tokens of all its prompts, and one generated for each."""
+    """Cost of one request as far as we can count: tokens of all its prompts, and one generated for each."""
 
     num_prompt_tokens: int
     num_completion_tokens: int

@@ -80,7 +80,7 @@ class Client:
 
     @property
     def usage(self) -> RemoteUsage:
-        """What completions have cost until now."""
+        """Cost of completions until now."""
         return self._budget.usage
 
     def submit(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":

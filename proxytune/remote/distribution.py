@@ -1,4 +1,4 @@
-"""What is asked of a remote base, and what comes back: next-token distributions, as far as they are seen."""
+"""Queries to a remote base, and what comes back: next-token distributions, as far as they are seen."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Query:
 
     Attributes:
         token_ids: Everything the base reads.
-        num_positions: How many distributions are wanted: after each of the last prefixes, the last after all ids.
+        num_positions: Number of distributions requested: after each of the last prefixes, the last after all ids.
 
     Raises:
         InputError: More positions than ids, or none.

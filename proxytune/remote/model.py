@@ -28,9 +28,9 @@ class RemoteModel:
     """Asks one model at one server, from any thread.
 
     Attributes:
-        settings: How it is reached.
+        settings: Address, and limits of the requests.
         max_context: Most tokens of prompt and answer, None if the server does not say.
-        abilities: What the server can do.
+        abilities: Capabilities of the server.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RemoteModel:
         """Connect, and find out by a few tiny requests what the server can do.
 
         Args:
-            settings: How it is reached.
+            settings: Address, and limits of the requests.
             tokenizer: Of the small models; the server's must be the same.
             vocab_size: Ids from here on are left out of distributions; None leaves none out.
             clock: For the waits between requests.
@@ -91,12 +91,12 @@ class RemoteModel:
 
     @property
     def verification(self) -> Verification:
-        """How several positions of a row are asked for, as long as the server keeps to it."""
+        """Way to ask for several positions of a row, as long as the server keeps to it."""
         return self._ways[0]
 
     @property
     def usage(self) -> RemoteUsage:
-        """What completions have cost until now, those of construction among them."""
+        """Cost of completions until now, those of construction among them."""
         return self._client.usage
 
     def submit(self, queries: Sequence[Query]) -> list[Future[list[Distribution]]]:

@@ -32,10 +32,10 @@ _OTHER_REFUSALS = (401, 403, 404, 408, 429)
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """What a server can do.
+    """Capabilities of a server.
 
     Attributes:
-        form: How it wants requests.
+        form: Format in which it wants requests.
         num_logprobs: Log-probabilities per position; None is the whole vocabulary.
         ways: To ask for several positions, in the order in which they are tried; "single" is the last.
     """

@@ -10,7 +10,7 @@ class PromptTexts:
     """Writes token ids as text for a server whose tokenizer is ours.
 
     Attributes:
-        adds_special_tokens: Whether the server puts special tokens around a text, as the tokenizer does by itself.
+        adds_special_tokens: True if the server puts special tokens around a text, as the tokenizer does by itself.
     """
 
     def __init__(self, tokenizer: Any, *, adds_special_tokens: bool) -> None:

@@ -1,4 +1,4 @@
-"""Which server stands for the base, and how gently it is asked."""
+"""Server that stands for the base, and how gently it is asked."""
 
 import math
 import re
@@ -38,7 +38,7 @@ class RemoteSettings:
             kept nowhere. None sends none.
         top_logprobs: Log-probabilities to ask for per position; None is the whole vocabulary where the server gives it,
             else the most of 20 and 5 that it gives.
-        verification: How several positions of a row are asked for; "auto" takes the first of the ways that the server
+        verification: Way to ask for several positions of a row; "auto" takes the first of the ways that the server
             knows: one request with `prompt_logprobs` (vLLM) or `echo`, one with several prompts, or one per position.
         max_in_flight: Most requests at once.
         timeout_s: Longest wait for an answer, from the connection to its last byte.

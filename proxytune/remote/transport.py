@@ -36,7 +36,7 @@ class TransientError(Exception):
     Attributes:
         status: The answer's, None where there was none.
         retry_after: The answer's header.
-        may_have_cost: Whether the server may have worked on it.
+        may_have_cost: True if the server may have worked on it.
     """
 
     def __init__(

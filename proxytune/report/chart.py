@@ -27,7 +27,7 @@ class Chart:
     Attributes:
         series: KL(combined ‖ base) first, then KL(expert ‖ anti) of each pair.
         ticks: (height in the picture, label) of the vertical axis, in nats.
-        places: Where each token stands, left to right.
+        places: Horizontal position of each token, left to right.
         description: The chart in words.
     """
 

@@ -1,4 +1,4 @@
-"""What steering did over many texts: how often it changed the choice, how far it moved, and which tokens most."""
+"""Effects of steering over many texts: how often it changed the choice, how far it moved, and which tokens most."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Summary:
 
     Attributes:
         strength: Of each pair, to be read.
-        num_texts: How many.
+        num_texts: Number of texts.
         num_tokens: In all of them.
         changed_share: Share of places where the combination's likeliest token is not the base's.
         kl_combined_base: Mean, in nats.
@@ -40,7 +40,7 @@ class Summary:
         kl_expert_anti: Mean of each pair.
         cross_entropy: Likewise.
         shift: Mean of what steering added to the probability of the token that came.
-        min_count: How often a token had to come to be among `moved`.
+        min_count: Least number of times a token had to come to be among `moved`.
         moved: Tokens by mean shift, greatest first (arXiv 2401.08565, section 6, which asks for 100 occurrences).
     """
 

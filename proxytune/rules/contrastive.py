@@ -1,8 +1,8 @@
 """Contrastive decoding's plausibility mask over proxy tuning's sum.
 
 Source: "Contrastive Decoding" (arXiv 2210.15097) and "Contrastive Decoding Improves Reasoning" (arXiv
-2309.09117), where the score is (1 + β)·base − β·amateur: the pair (base, amateur) at strength β. What they
-call α is `beta` here. Difference: where nothing is steered nothing is masked, so that strength 0 is the base.
+2309.09117), where the score is (1 + β)·base − β·amateur: the pair (base, amateur) at strength β. The
+papers' α is `beta` here. Difference: where nothing is steered nothing is masked, so that strength 0 is the base.
 """
 
 import math

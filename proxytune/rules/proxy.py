@@ -47,8 +47,8 @@ def steer(base: Tensor, expert: Tensor, anti: Tensor, alpha: float | Tensor = 1.
         base: Logits `[..., V]`, any float dtype.
         expert: Logits `[..., V]`.
         anti: Logits `[..., V]`.
-        alpha: Strength, a number, or `[B]` or `[B, T]` over the first dimensions. Where it is 0 expert and anti are not
-            read, so they need not be numbers there.
+        alpha: Strength, a number, or `[B]` or `[B, T]` over the first dimensions. Expert and anti are not read
+            where it is 0, so they need not be numbers there.
 
     Returns:
         Logits `[..., V]`, float32, on the device of base.

@@ -32,14 +32,14 @@ _COMMIT = "0" * 40
 
 @dataclass(frozen=True, kw_only=True)
 class LengthControl:
-    """What the fit takes: `df_gamed.csv`, or the difficulty of each instruction by its text."""
+    """Inputs of the fit: `df_gamed.csv`, or the difficulty of each instruction by its text."""
 
     df_gamed: Path | None = None
     difficulties: Mapping[str, float] | None = None
 
     @property
     def form(self) -> str:
-        """Which length-controlled rate it is."""
+        """Kind of length-controlled rate."""
         return ALONE if self.df_gamed is None else PUBLISHED
 
 

@@ -30,7 +30,7 @@ class Instruction:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What outputs are compared with.
+    """Outputs that others are compared with.
 
     Attributes:
         generator: Who made them.

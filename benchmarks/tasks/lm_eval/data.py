@@ -88,7 +88,7 @@ def _mmlu_row(row: list[str], subject: str, place: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Where a dataset of the hub lies among the user's files.
+    """Location of a hub dataset among the user's files.
 
     Attributes:
         rows: Reads one of them.
@@ -141,9 +141,9 @@ def write_task(
     Args:
         name: Of the task.
         definition: The built-in one.
-        settings: What the built-in one says, what it includes as well.
+        settings: Settings of the built-in one, with those it includes.
         data_dir: The user's files, laid out as in `DATASETS`.
-        folder: Where to write.
+        folder: Folder to write to.
         num_fewshot: Examples in front of each question.
 
     Raises:

@@ -136,7 +136,7 @@ class ProxyTuneLM(TemplateLM):
         return texts
 
     def is_truncated(self, args: tuple[Any, ...]) -> bool:
-        """Whether a request is too long, so that the start of its context is cut off."""
+        """True if a request is too long, so that the start of its context is cut off."""
         if len(args) < 2 or not self._reads_ids:
             return False
         context, rest = args

@@ -45,8 +45,8 @@ class Figure:
 
     Attributes:
         key: `metric,filter`, as in the harness's results.
-        is_share: Whether it is 0 or 1.
-        is_better_higher: Which way is better.
+        is_share: True if it is 0 or 1.
+        is_better_higher: True if higher is better.
     """
 
     key: str
@@ -220,7 +220,7 @@ class Document:
     Attributes:
         task: The harness's task.
         number: Its place in the task's data.
-        requests: What is asked of a model, as the harness has it, without answers.
+        requests: Requests to a model, as the harness has them, without answers.
     """
 
     task: Any
@@ -241,7 +241,7 @@ def load_documents(
     """Return the questions of every task in the selections, by its name.
 
     Args:
-        selections: What was asked for.
+        selections: Requested tasks.
         data_dir: The user's files; None for the hub's.
         num_fewshot: Examples in front of each question, where a task does not fix that there are none; None for the
             task's own number.

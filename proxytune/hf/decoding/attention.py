@@ -210,7 +210,7 @@ class LayerTypes:
     Attributes:
         types: `FULL` and `SLIDING`, those that occur.
         window: Number of keys a sliding layer sees; None without such layers.
-        is_mixed: Whether there are several, so that the model reads one mask per type.
+        is_mixed: True if there are several, so that the model reads one mask per type.
     """
 
     types: frozenset[str]

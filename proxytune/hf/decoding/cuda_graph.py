@@ -58,7 +58,7 @@ class CudaGraphs:
     """Graphs of a generator's roles, with the caches they are bound to.
 
     Attributes:
-        is_off: Whether a capture has failed: nothing is captured any more.
+        is_off: True if a capture has failed: nothing is captured any more.
     """
 
     def __init__(self) -> None:

@@ -26,14 +26,14 @@ _COMPACT_SHARE, _COMPACT_STEPS = 8, 8
 
 
 class Roles(Protocol):
-    """What the loop asks of the roles of a batch; `RoleGroup` is one, and a fake fits a page."""
+    """Interface of a batch's roles, as the loop uses them; `RoleGroup` is one, and a fake fits a page."""
 
     expert_drafts: bool
     peaks: Tensor
 
     @property
     def can_draft(self) -> bool:
-        """Whether there is a drafter."""
+        """True if there is a drafter."""
 
     @property
     def failures(self) -> Mapping[int, RemoteError]:
@@ -73,10 +73,10 @@ class DecodeLoop:
         roles: Their forwards and the rule.
         sampler: Chooses tokens, for drafts and for the combined distribution alike.
         state: The rows.
-        policy: How far to draft.
+        policy: Policy for the number of drafts.
         requests: Of the batch.
         device: Of the combined logits.
-        num_logprobs: How many of the likeliest tokens are recorded; None for no log-probabilities at all.
+        num_logprobs: Number of the likeliest tokens recorded; None for no log-probabilities at all.
         on_tokens: Called with the new tokens of a row as they come.
         is_cancelled: Called before each step.
     """

@@ -23,7 +23,7 @@ class RoleGroup:
     """Runners of base, expert and anti over one batch.
 
     Attributes:
-        expert_drafts: Whether an expert drafts, or the anti of one that is the base, whose logits then enter the rule.
+        expert_drafts: True if an expert drafts, or the anti of one that is the base, whose logits then enter the rule.
         peaks: `[B, T]` of the last forward: NaN or infinite where a role's logits are broken.
     """
 
@@ -95,7 +95,7 @@ class RoleGroup:
 
     @property
     def can_draft(self) -> bool:
-        """Whether there is a drafter: not where the base runs alone."""
+        """True if there is a drafter: not where the base runs alone."""
         return bool(self._pairs) and (self.expert_drafts or self._draft_runner is not None)
 
     @property

@@ -42,7 +42,7 @@ class RoleRunner:
     Attributes:
         roles: They differ in their prompts alone.
         role_indices: Of the roles in the composite.
-        is_warmup: Whether the last forward also set up what later ones use.
+        is_warmup: True if the last forward also set up what later ones use.
     """
 
     def __init__(

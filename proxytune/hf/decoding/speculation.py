@@ -1,9 +1,9 @@
-"""How far to draft: a fixed number of tokens, or as many as measured times and acceptances say pay.
+"""Number of tokens to draft: a fixed one, or as many as measured times and acceptances say pay.
 
 A step that drafts k tokens takes level + slope · k seconds and yields one token and those drafts that are right. Both
 are measured while decoding: seconds per power of two of the batch's rows, and how often drafts are right, in all and
 against what the drafter's probabilities promised. A draft is added where the tokens it promises are worth its seconds
-at the throughput that is being reached. Where drafting does not pay it is tried again ever more rarely.
+at the throughput that is being reached. Drafting that does not pay is tried again ever more rarely.
 """
 
 import threading
@@ -34,8 +34,8 @@ class Drafting:
 
     Attributes:
         max_tokens: Most drafts of the step.
-        is_open: Whether `should_continue` is asked before each.
-        is_trial: Whether it says yes whatever it promises.
+        is_open: True if `should_continue` is asked before each.
+        is_trial: True if it says yes whatever it promises.
         remaining_tokens: Per row of the batch; 0 for finished rows.
         draft_probs: Per draft that was judged, per row: the drafter's probability.
         survival: Per row, the probability that all of them are right.
@@ -56,7 +56,7 @@ class Drafting:
 
 @dataclass
 class Acceptance:
-    """How often drafts are right, all before them being so: in all, and per unit of probability that they had."""
+    """Rate at which drafts are right, all before them being so: in all, and per unit of probability that they had."""
 
     _asked: float = _PRIOR_WEIGHT
     _right: float = _PRIOR * _PRIOR_WEIGHT
@@ -97,7 +97,7 @@ class StepCosts:
 
     @property
     def is_known(self) -> bool:
-        """Whether plain steps and drafting ones have been measured."""
+        """True if plain steps and drafting ones have been measured."""
         return bool(self._plain and self._drafting)
 
     @property
@@ -161,7 +161,7 @@ class SpeculationPolicy:
 
     @property
     def is_automatic(self) -> bool:
-        """Whether drafts follow measurements."""
+        """True if drafts follow measurements."""
         return self._fixed is None
 
     def begin(self, remaining_tokens: Sequence[int], roles: Any) -> Drafting:
