@@ -57,14 +57,14 @@ class Answerer:
         Raises:
             ContextLengthError: A prompt leaves no room.
         """
-        found = self.generator.generate(
+        completions = self.generator.generate(
             [self.render(prompt) for prompt in prompts],
             max_new_tokens=max_new_tokens,
             stop=list(stop),
             alpha=self.alpha,
             batch_size=self.batch_size,
         )
-        return [completion.text for completion in found]
+        return [completion.text for completion in completions]
 
     def likelihoods(
         self, prompts: Sequence[str], answers: Sequence[str], *, is_truncated: bool = False
@@ -81,8 +81,8 @@ class Answerer:
         texts = [self.render(prompt) for prompt in prompts]
         cuts = [self._cut(text, answer) for text, answer in zip(texts, answers, strict=True)] if is_truncated else []
         given: list[Any] = [
-            (text, answer) if not cuts or cuts[place] is None else cuts[place]
-            for place, (text, answer) in enumerate(zip(texts, answers, strict=True))
+            (text, answer) if not cuts or cuts[index] is None else cuts[index]
+            for index, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         try:
             scores = self.generator.score(
@@ -94,8 +94,8 @@ class Answerer:
         except ContextLengthError as error:
             raise ContextLengthError(f"{error} Or take --truncate, which cuts the start of such prompts.") from error
         return [
-            Likelihood(logprob=score.total, is_truncated=bool(cuts) and cuts[place] is not None)
-            for place, score in enumerate(scores)
+            Likelihood(logprob=score.total, is_truncated=bool(cuts) and cuts[index] is not None)
+            for index, score in enumerate(scores)
         ]
 
     def _cut(self, text: str, answer: str) -> tuple[list[int], list[int]] | None:

@@ -58,7 +58,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _parser(chosen: str) -> tuple[Parser, Parser | None]:
     """Return the parser, and that of the chosen command, the only one whose module is imported."""
-    found = None
+    chosen_parser = None
     parser = Parser(prog="proxytune bench", description=__doc__.partition("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, entry in {**TASKS, **COMMANDS, **PROGRAMS}.items():
@@ -72,9 +72,9 @@ def _parser(chosen: str) -> tuple[Parser, Parser | None]:
             allow_abbrev=False,
         )
         if module is not None:
-            found = command
+            chosen_parser = command
             _fill(command, name, module)
-    return parser, found
+    return parser, chosen_parser
 
 
 def _fill(command: Parser, name: str, module: Any) -> None:

@@ -65,10 +65,10 @@ class Column:
                 described["rule"] = self.choice.rule
         return described
 
-    def _format(self, role: str, own: str, given: argparse.Namespace) -> str:
+    def _format(self, role: str, default_format: str, given: argparse.Namespace) -> str:
         said: str = self.choice.formats[f"{role}_prompt"]
         is_said = getattr(given, f"{role}_prompt") is not None or said != "raw"
-        return said if is_said else own
+        return said if is_said else default_format
 
 
 def columns_of(args: argparse.Namespace, *, default: Sequence[str]) -> list[Column]:
@@ -102,10 +102,10 @@ def alphas(text: str) -> list[float]:
     [0.5, 1.0]
     """
     try:
-        found = [float(name) for name in names(text)]
-        if not all(map(math.isfinite, found)):
+        values = [float(name) for name in names(text)]
+        if not all(map(math.isfinite, values)):
             raise ValueError(text)
-        return found
+        return values
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of finite numbers, as in 0.5,1,1.5") from error
 
@@ -166,16 +166,16 @@ def has_roles(args: argparse.Namespace) -> bool:
 
 
 def _columns(name: str, args: argparse.Namespace) -> list[Column]:
-    own, equals, source = name.partition("=")
+    column_name, equals, source = name.partition("=")
     if equals:
-        if own in (*ROLES, STEERED) or not own or not source:
+        if column_name in (*ROLES, STEERED) or not column_name or not source:
             raise OptionError(f"--compare has {name!r}: write NAME=MODEL with a name of its own, as in tuned=MODEL.")
-        return [Column(name=own, kind="model", choice=alone(args, source))]
-    if own == STEERED:
+        return [Column(name=column_name, kind="model", choice=alone(args, source))]
+    if column_name == STEERED:
         return _steered(args)
-    if own not in ROLES:
-        raise OptionError(f"--compare has {own!r}: name base, expert, anti, steered, or NAME=MODEL.")
-    return [Column(name=own, kind=own, choice=_single(args, own))]
+    if column_name not in ROLES:
+        raise OptionError(f"--compare has {column_name!r}: name base, expert, anti, steered, or NAME=MODEL.")
+    return [Column(name=column_name, kind=column_name, choice=_single(args, column_name))]
 
 
 def _steered(args: argparse.Namespace) -> list[Column]:

@@ -96,10 +96,10 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in runs:
         by_setting.setdefault(tuple(run[name] for name in _SETTING), []).append(run)
-    for (rows, how, alpha), found in sorted(by_setting.items()):
-        nats, accuracy, expert, steps = (t_interval([run[name] for run in found]) for name in _FIGURES)
+    for (rows, how, alpha), group in sorted(by_setting.items()):
+        nats, accuracy, expert, steps = (t_interval([run[name] for run in group]) for name in _FIGURES)
         percent = [f"{100 * one.mean:.1f} ± {100 * (one.half_width or 0):.1f}" for one in (accuracy, expert)]
-        lines.append([str(rows), how, f"{alpha:g}", str(len(found)), nats.text(4), *percent, f"{steps.mean:.0f}"])
+        lines.append([str(rows), how, f"{alpha:g}", str(len(group)), nats.text(4), *percent, f"{steps.mean:.0f}"])
     return aligned(lines)
 
 

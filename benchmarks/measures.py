@@ -38,8 +38,8 @@ def field(name: str) -> Callable[[Row], float | None]:
     """Return the function that takes a row's number (or truth value, or null) from this field."""
 
     def value(row: Row) -> float | None:
-        found = row.get(name)
-        return None if found is None else float(found)
+        number = row.get(name)
+        return None if number is None else float(number)
 
     return value
 
@@ -55,16 +55,16 @@ def summarise(rows: Iterable[Row], measures: Mapping[str, Sequence[Measure]], *,
     results, comparisons = [], []
     for part, columns in grouped.items():
         for measure in measures[part]:
-            place = {"part": part, "measure": measure.name, "is_better_higher": measure.is_better_higher}
-            found = {column: _values(measure, part_rows) for column, part_rows in columns.items()}
+            labels = {"part": part, "measure": measure.name, "is_better_higher": measure.is_better_higher}
+            values = {column: _values(measure, part_rows) for column, part_rows in columns.items()}
             chance = _chance(measure, next(iter(columns.values())))
             results += [
-                {**place, "column": column, **_result(measure, found[column], seed), "chance": chance}
-                for column in found
+                {**labels, "column": column, **_result(measure, values[column], seed), "chance": chance}
+                for column in values
             ]
-            for first, second in combinations(found, 2):
-                pair = _comparison(measure, found[first], found[second], seed)
-                comparisons.append({**place, "first": first, "second": second, **pair})
+            for first, second in combinations(values, 2):
+                pair = _comparison(measure, values[first], values[second], seed)
+                comparisons.append({**labels, "first": first, "second": second, **pair})
     return {"results": results, "comparisons": comparisons}
 
 
@@ -81,9 +81,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 def _chance(measure: Measure, rows: Sequence[Row]) -> float | None:
     """Return the mean over rows of what guessing gives; None where a row does not tell."""
-    found = [None if measure.chance is None else measure.chance(row) for row in rows]
-    present = [value for value in found if value is not None]
-    return sum(present) / len(present) if present and len(present) == len(found) else None
+    chances = [None if measure.chance is None else measure.chance(row) for row in rows]
+    present = [value for value in chances if value is not None]
+    return sum(present) / len(present) if present and len(present) == len(chances) else None
 
 
 def _values(measure: Measure, rows: Sequence[Row]) -> dict[int, float | None]:

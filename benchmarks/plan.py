@@ -160,8 +160,8 @@ def _tokenizers(roles: Mapping[str, Role], named: str | None) -> dict[str, Any]:
     from proxytune.checkpoints import load_tokenizer, read_config
     from proxytune.vocabulary import shared_size
 
-    found = {name: load_tokenizer(Role(named) if named else role) for name, role in roles.items()}
-    first = next((tokenizer for tokenizer in found.values() if tokenizer is not None), None)
+    tokenizers = {name: load_tokenizer(Role(named) if named else role) for name, role in roles.items()}
+    first = next((tokenizer for tokenizer in tokenizers.values() if tokenizer is not None), None)
     if first is None:
         raise InputError("no role comes with a tokenizer: name one with --tokenizer.")
     widths = {
@@ -170,10 +170,10 @@ def _tokenizers(roles: Mapping[str, Role], named: str | None) -> dict[str, Any]:
         if not role.is_adapter
     }
     try:
-        shared_size({name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}, widths)
+        shared_size({name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None}, widths)
     except VocabularyError as error:
         raise VocabularyError(f"{', '.join(roles)}: {error}") from error
-    return {name: first if tokenizer is None else tokenizer for name, tokenizer in found.items()}
+    return {name: first if tokenizer is None else tokenizer for name, tokenizer in tokenizers.items()}
 
 
 def _work(
@@ -194,14 +194,16 @@ def _work(
     new_tokens = longest = num_too_long = 0
     shown: dict[str, str] = {}
     for asked in recorder.asked:
-        own = asked.max_new_tokens or len(tokenizers["base"](asked.answer, add_special_tokens=False).input_ids)
+        num_answer_tokens = asked.max_new_tokens or len(
+            tokenizers["base"](asked.answer, add_special_tokens=False).input_ids
+        )
         new_tokens += asked.max_new_tokens
         length = 0
         for name, tokenizer in tokenizers.items():
             ids = PromptFormat(formats[f"{name.partition('_')[0]}_prompt"]).encode(asked.prompt, tokenizer)
             shown.setdefault(name, _shortened(tokenizer.decode(ids)))
-            length = max(length, len(ids) + own)
-            counts[name] += len(ids) + (0 if asked.max_new_tokens else own)
+            length = max(length, len(ids) + num_answer_tokens)
+            counts[name] += len(ids) + (0 if asked.max_new_tokens else num_answer_tokens)
         longest = max(longest, length)
         num_too_long += bool(contexts) and length > min(contexts)
     return Work(

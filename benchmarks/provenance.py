@@ -31,8 +31,8 @@ def session() -> dict[str, Any]:
 
 def versions_of(packages: Sequence[str]) -> dict[str, str]:
     """Return the versions of Python and of those packages that are installed."""
-    found = {name: version for name in packages if (version := _version(name))}
-    return found | {"python": platform.python_version()}
+    versions = {name: version for name in packages if (version := _version(name))}
+    return versions | {"python": platform.python_version()}
 
 
 def git_sha() -> str | None:
@@ -57,10 +57,10 @@ def stored_dtype(source: str, revision: str | None) -> str:
     from transformers import PretrainedConfig
 
     try:
-        found, _ = PretrainedConfig.get_config_dict(source, revision=revision)
+        config, _ = PretrainedConfig.get_config_dict(source, revision=revision)
     except (OSError, ValueError):
         return "as stored"
-    text = found.get("text_config") or found
+    text = config.get("text_config") or config
     return str(text.get("dtype") or text.get("torch_dtype") or "as stored")
 
 

@@ -13,8 +13,8 @@ def table(metrics: Mapping[str, Any]) -> str:
     cells = {(result["part"], result["measure"], result["column"]): result for result in results}
     lines = [["", *columns]]
     for part, measure in dict.fromkeys((result["part"], result["measure"]) for result in results):
-        found = [cells.get((part, measure, column)) for column in columns]
-        lines.append([f"{part} {measure}", *(_cell(result) for result in found)])
+        row_results = [cells.get((part, measure, column)) for column in columns]
+        lines.append([f"{part} {measure}", *(_cell(result) for result in row_results)])
     return aligned(lines) + "".join(f"{note}\n" for note in _notes(results))
 
 

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace, task: Task, name: str) -> int:
             args.output = stack.enter_context(tempfile.TemporaryDirectory(prefix="proxytune-bench-"))
         _take_bundled_trio(args)
         has_progress = is_watched() if args.progress is None else args.progress
-        found = _run(args, task, name, has_progress=has_progress)
-    sys.stdout.write(table(found))
+        metrics = _run(args, task, name, has_progress=has_progress)
+    sys.stdout.write(table(metrics))
     return 0
 
 

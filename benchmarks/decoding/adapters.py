@@ -18,21 +18,21 @@ def difference_lora(expert: Any, anti: Any, rank: int) -> dict[str, Tensor]:
     The effect of tuning on norms and embeddings is left out.
     """
     tuned = dict(expert.named_parameters())
-    found: dict[str, Tensor] = {}
+    lora: dict[str, Tensor] = {}
     for name, weight in anti.named_parameters():
         if name.split(".")[-2] in TARGETS:
             left, scales, right = torch.linalg.svd((tuned[name] - weight).float(), full_matrices=False)
             layer = name.removesuffix(".weight")
-            found[f"{layer}.lora_A"] = right[:rank].clone()
-            found[f"{layer}.lora_B"] = left[:, :rank] * scales[:rank]
-    return found
+            lora[f"{layer}.lora_A"] = right[:rank].clone()
+            lora[f"{layer}.lora_B"] = left[:, :rank] * scales[:rank]
+    return lora
 
 
 @torch.no_grad()
 def random_lora(anti: Any, rank: int, *, seed: int, size: float = 0.5) -> dict[str, Tensor]:
     """Return a random LoRA on every linear layer but the head, whose product is `size` times the weights in spread."""
     draws = torch.Generator(device=anti.device).manual_seed(seed)
-    found: dict[str, Tensor] = {}
+    lora: dict[str, Tensor] = {}
     for name, weight in anti.named_parameters():
         if name.split(".")[-2] in TARGETS:
             width_out, width_in = weight.shape
@@ -40,8 +40,8 @@ def random_lora(anti: Any, rank: int, *, seed: int, size: float = 0.5) -> dict[s
             spread = size * float(weight.float().std()) * (width_in / rank) ** 0.5
             one = torch.randn(rank, width_in, generator=draws, device=anti.device) / width_in**0.5
             other = torch.randn(width_out, rank, generator=draws, device=anti.device) * spread
-            found |= {f"{layer}.lora_A": one, f"{layer}.lora_B": other}
-    return found
+            lora |= {f"{layer}.lora_A": one, f"{layer}.lora_B": other}
+    return lora
 
 
 @torch.no_grad()

@@ -63,18 +63,19 @@ def check_tokens(
             "no time is printed for it."
         )
     largest, num_equal = 0.0, 0
-    for number, (row, wanted) in enumerate(zip(rows, reference, strict=True)):
-        if list(row) == list(wanted):
+    for number, (row, expected) in enumerate(zip(rows, reference, strict=True)):
+        if list(row) == list(expected):
             num_equal += 1
             continue
         if not models:
             raise TokensDifferError(f"{name} gives other tokens than the same variant without drafts: that is a bug.")
-        gap, place = largest_gap(models, prompts[number], row, alpha=alpha)
+        gap, position = largest_gap(models, prompts[number], row, alpha=alpha)
         limit = _TOLERANCES.get(models[0].dtype, _TOLERANCES[torch.float32])
         if gap > limit:
             raise TokensDifferError(
-                f"{name} differs from the naive loop: token {place} of row {number} is {row[place]}, whose logit lies "
-                f"{gap:.2g} of the spread below the likeliest one (rounding explains {limit:g}); no time is printed."
+                f"{name} differs from the naive loop: token {position} of row {number} is {row[position]}, whose logit "
+                f"lies {gap:.2g} of the spread below the likeliest one (rounding explains {limit:g}); "
+                "no time is printed."
             )
         largest = max(largest, gap)
     return Agreement(num_rows=len(rows), num_equal=num_equal, largest_gap=largest)
@@ -89,5 +90,5 @@ def largest_gap(models: Sequence[Any], prompt: Sequence[int], row: Sequence[int]
     chosen = combined.gather(-1, torch.tensor(list(row), device=combined.device)[:, None])[:, 0]
     best = combined.max(-1).values
     gaps = (best - chosen) / (best - combined.mean(-1))
-    place = int(gaps.argmax())
-    return float(gaps[place]), place
+    position = int(gaps.argmax())
+    return float(gaps[position]), position

@@ -61,7 +61,7 @@ def tokens_per_cycle(acceptance: float, num_drafted: int) -> float:
     >>> round(tokens_per_cycle(0.8, 4), 4)
     3.3616
     """
-    return float(sum(acceptance**place for place in range(num_drafted + 1)))
+    return float(sum(acceptance**position for position in range(num_drafted + 1)))
 
 
 def step_bytes(model: Any) -> int:

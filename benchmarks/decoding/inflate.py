@@ -73,13 +73,13 @@ def inflate_adapter(weights: dict[str, Tensor], grown: Any) -> dict[str, Tensor]
     """
     [rank, *_] = {weight.shape[0] for name, weight in weights.items() if name.endswith("lora_A")}
     targets = {name.rsplit(".", 2)[-2] for name in weights}
-    found: dict[str, Tensor] = {}
+    inflated: dict[str, Tensor] = {}
     for name, module in grown.named_modules():
         if name.rsplit(".", 1)[-1] in targets:
             wide, narrow = f"{name}.lora_A", f"{name}.lora_B"
-            found[wide] = _cornered(weights.get(wide), (rank, module.in_features))
-            found[narrow] = _cornered(weights.get(narrow), (module.out_features, rank))
-    return found
+            inflated[wide] = _cornered(weights.get(wide), (rank, module.in_features))
+            inflated[narrow] = _cornered(weights.get(narrow), (module.out_features, rank))
+    return inflated
 
 
 def inflated_config(config: Any, size: Size) -> Any:
@@ -92,20 +92,20 @@ def inflated_config(config: Any, size: Size) -> Any:
         raise InflationError(f"model_type is {config.model_type!r}: only a Llama without biases can be inflated.")
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     heads_per_kv_head = config.num_attention_heads // config.num_key_value_heads
-    wanted = {
+    new_sizes = {
         "num_hidden_layers": size.num_layers,
         "hidden_size": size.hidden_size,
         "num_attention_heads": size.num_heads,
         "intermediate_size": size.intermediate_size,
         "max_position_embeddings": size.context,
     }
-    for name, value in wanted.items():
+    for name, value in new_sizes.items():
         if value < getattr(config, name):
             raise InflationError(f"{name} is {value}, below the model's {getattr(config, name)}: inflate upwards.")
     if size.num_heads % heads_per_kv_head:
         raise InflationError(f"num_heads is {size.num_heads}: it must be a multiple of {heads_per_kv_head}.")
     grown = copy.deepcopy(config)
-    for name, value in wanted.items():
+    for name, value in new_sizes.items():
         setattr(grown, name, value)
     grown.head_dim = head_dim
     grown.num_key_value_heads = size.num_heads // heads_per_kv_head

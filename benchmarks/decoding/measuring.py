@@ -90,8 +90,8 @@ def new_row(
 ) -> Row:
     """Return the row of a variant from the times of all variants in every round: medians, and ratios within a round."""
     stats = stats or Statistics()
-    own, base = timed[variant.name], timed.get(variant.reference)
-    seconds, decode = [one.seconds for one in own], _decode_seconds(own)
+    rounds, base = timed[variant.name], timed.get(variant.reference)
+    seconds, decode = [one.seconds for one in rounds], _decode_seconds(rounds)
     base_decode = None if base is None else _decode_seconds(base)
     ratio = None if base is None else median_ratio(seconds, [one.seconds for one in base])
     decode_ratio = None if decode is None or base_decode is None else median_ratio(decode, base_decode)
@@ -170,5 +170,5 @@ def _speed_up(others: Sequence[Decoded] | None, seconds: Sequence[float]) -> flo
 
 def _decode_seconds(rounds: Sequence[Decoded]) -> list[float] | None:
     """Return the seconds after the first token in each round; None where it is not told or there is nothing more."""
-    found = [one.seconds - one.first_token_seconds for one in rounds if one.first_token_seconds is not None]
-    return found if len(found) == len(rounds) and min(found, default=0.0) > 0 else None
+    seconds = [one.seconds - one.first_token_seconds for one in rounds if one.first_token_seconds is not None]
+    return seconds if len(seconds) == len(rounds) and min(seconds, default=0.0) > 0 else None

@@ -27,12 +27,12 @@ def plot_rows(path: Path, rows: Sequence[Row]) -> None:
     axes = figure.add_subplot()
     width = 0.8 / len(variants)
     for number, variant in enumerate(variants):
-        found = [row for row in drawn if row.variant == variant]
-        places = [workloads.index(_label(row)) + (number - (len(variants) - 1) / 2) * width for row in found]
-        axes.bar(places, [row.ratio_to_base or 0.0 for row in found], width * 0.92, label=variant)
-        for place, row in zip(places, found, strict=True):
+        variant_rows = [row for row in drawn if row.variant == variant]
+        positions = [workloads.index(_label(row)) + (number - (len(variants) - 1) / 2) * width for row in variant_rows]
+        axes.bar(positions, [row.ratio_to_base or 0.0 for row in variant_rows], width * 0.92, label=variant)
+        for position, row in zip(positions, variant_rows, strict=True):
             if row.floor_ratio is not None:
-                axes.hlines(row.floor_ratio, place - width / 2, place + width / 2, color="black", linewidth=1.5)
+                axes.hlines(row.floor_ratio, position - width / 2, position + width / 2, color="black", linewidth=1.5)
     axes.set_xticks(range(len(workloads)), workloads)
     axes.set_ylabel("time per token ÷ the base's (line: floor by bytes)")
     axes.set_title(f"{drawn[0].models}\n{drawn[0].hardware}; {drawn[0].dtype}; {drawn[0].date}", fontsize=9)

@@ -94,15 +94,15 @@ def parse_workload(text: str) -> Workload:
     if not numbers or any(number is not None and number < 1 for number in numbers):
         raise WorkloadError(f"workload {text!r} cannot be read: write prompt:new@batch, as in 64:64@8.")
     prompt, most_prompt, new, most_new, batch, num_rows = numbers
-    found = Workload(
+    workload = Workload(
         prompt_tokens=(prompt or 1, most_prompt or prompt or 1),
         new_tokens=(new or 1, most_new or new or 1),
         batch=batch or 1,
         num_rows=num_rows or batch or 1,
     )
-    if any(least > most for least, most in (found.prompt_tokens, found.new_tokens)):
+    if any(least > most for least, most in (workload.prompt_tokens, workload.new_tokens)):
         raise WorkloadError(f"workload {text!r} has a range that runs backwards: write the smaller number first.")
-    return found
+    return workload
 
 
 def natural_prompts(

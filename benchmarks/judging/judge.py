@@ -96,4 +96,4 @@ def _one(answerer: Answerer, prompt: str) -> Judgement:
 
 
 def _probabilities(answerer: Answerer, prompts: Sequence[str]) -> list[float]:
-    return [math.exp(found.logprob) for found in answerer.likelihoods(prompts, [YES] * len(prompts))]
+    return [math.exp(likelihood.logprob) for likelihood in answerer.likelihoods(prompts, [YES] * len(prompts))]

@@ -60,11 +60,11 @@ def judged_rows(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _with_verdicts(row: Mapping[str, Any], known: Mapping[Key, Mapping[str, Any]]) -> dict[str, Any]:
-    found = {name: known.get((row["column"], row["index"], name), {}).get("probability") for name in QUESTIONS}
-    verdicts = {name: is_yes(probability) for name, probability in found.items()}
+    probabilities = {name: known.get((row["column"], row["index"], name), {}).get("probability") for name in QUESTIONS}
+    verdicts = {name: is_yes(probability) for name, probability in probabilities.items()}
     return {
         **row,
-        **{_FIELDS[name]: probability for name, probability in found.items()},
+        **{_FIELDS[name]: probability for name, probability in probabilities.items()},
         **{f"{_FIELDS[name]} acc": verdict for name, verdict in verdicts.items()},
         "GPT-true-info acc": both(verdicts["truth"], verdicts["info"]),
     }
@@ -80,11 +80,11 @@ def _known(folder: Path) -> dict[Key, dict[str, Any]]:
 
 def _lines(name: str, judge: Judge, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     prompts = [QUESTIONS[name].format(question=row["Question"].strip(), answer=row["output"]) for row in rows]
-    found = judge.judge(prompts)
+    verdicts = judge.judge(prompts)
     return [
         {"column": row["column"], "index": row["index"], "judge": name, "probability": verdict.probability}
         | ({} if verdict.error is None else {"error": verdict.error})
-        for row, verdict in zip(rows, found, strict=True)
+        for row, verdict in zip(rows, verdicts, strict=True)
     ]
 
 
@@ -95,7 +95,7 @@ def _batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def _require_same_judges(path: Path, judges: Mapping[str, Any]) -> None:
     known = read_json(path) if path.exists() else {}
-    changed = next((name for name, found in judges.items() if known.get(name, found) != found), None)
+    changed = next((name for name, description in judges.items() if known.get(name, description) != description), None)
     if changed is not None:
         raise OptionError(
             f"{str(path.parent)!r} has judgements of {changed} by {json.dumps(known[changed])}: name that judge again, "

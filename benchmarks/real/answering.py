@@ -26,20 +26,20 @@ def write_answers(
     models = {name: load(folders[name]) for name in MODELS}
     prompts = [row.prompt for row in rows]
     options: dict[str, Any] = {"max_new_tokens": recipe.max_new_tokens, "batch_size": len(rows)}
-    found: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     for name, model in models.items():
         alone = ProxyGenerator(model, model, model, tokenizer=tokenizer, speculation="off")
-        found[name] = {"texts": [done.text for done in alone.generate(prompts, alpha=0.0, **options)]}
+        answers[name] = {"texts": [done.text for done in alone.generate(prompts, alpha=0.0, **options)]}
     trio = (models["base"], models["expert"], models["anti"])
     generator = ProxyGenerator(*trio, tokenizer=tokenizer, speculation=_DRAFT)
     for strength in sorted({alpha, 1.0}):
         done = generator.generate(prompts, alpha=strength, stats=True, **options)
         stats = done[0].timing.stats
-        found[steered(strength)] = {
+        answers[steered(strength)] = {
             "texts": [one.text for one in done],
             "acceptance": list(stats.acceptance) if stats is not None else [],
         }
-    write_json(folder / "answers.json", found)
+    write_json(folder / "answers.json", answers)
 
 
 def format_rate(texts: list[str]) -> float:

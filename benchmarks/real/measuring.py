@@ -30,8 +30,8 @@ def measure_nats(recipe: Recipe, folders: dict[str, Path], tokenizer: Any, rows:
     """
     models = {name: load(folders[name]) for name in MODELS}
     parts = {"validation": rows.validation, "held_out": rows.held_out}
-    found = {name: _measure(recipe, models, tokenizer, part) for name, part in parts.items()}
-    write_json(folder / "nats.json", found)
+    nats = {name: _measure(recipe, models, tokenizer, part) for name, part in parts.items()}
+    write_json(folder / "nats.json", nats)
 
 
 def load(folder: Path) -> Any:
@@ -52,12 +52,12 @@ def _measure(recipe: Recipe, models: dict[str, Any], tokenizer: Any, rows: Seque
     """Return each row's figures, in the order of the rows; rows of like length share a batch."""
     encoded = [_encode(tokenizer, row) for row in rows]
     order = sorted(range(len(rows)), key=lambda index: sum(map(len, encoded[index])))
-    found: dict[int, dict[str, Any]] = {}
+    figures_by_index: dict[int, dict[str, Any]] = {}
     for start in range(0, len(order), _BATCH):
         indices = order[start : start + _BATCH]
         figures = _batch_figures(recipe, models, [encoded[index] for index in indices])
-        found.update(zip(indices, figures, strict=True))
-    return [found[index] for index in range(len(rows))]
+        figures_by_index.update(zip(indices, figures, strict=True))
+    return [figures_by_index[index] for index in range(len(rows))]
 
 
 def _encode(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
@@ -70,12 +70,12 @@ def _batch_figures(
 ) -> list[dict[str, Any]]:
     ids, mask = padded([[*prompt, *answer] for prompt, answer in rows])
     logits = {name: model(input_ids=ids, attention_mask=mask, use_cache=False).logits for name, model in models.items()}
-    found = []
+    figures = []
     for index, (prompt, answer) in enumerate(rows):
         span = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
         of_row = {name: values[index, span].float() for name, values in logits.items()}
-        found.append(_row_figures(recipe, of_row, torch.tensor(answer)))
-    return found
+        figures.append(_row_figures(recipe, of_row, torch.tensor(answer)))
+    return figures
 
 
 def _row_figures(recipe: Recipe, logits: dict[str, Tensor], answer: Tensor) -> dict[str, Any]:

@@ -16,13 +16,13 @@ _LABELS = {"base": "M", "anti": "M−", "expert": "M+", "direct": "M tuned direc
 
 def write_report(recipe: Recipe, rows: dict[str, Behaviour], output: Path) -> None:
     """Write what the finished stages say, behaviour by behaviour."""
-    found = {name: _behaviour(recipe, name) for name in recipe.behaviours if _runs(recipe, name)}
+    behaviours = {name: _behaviour(recipe, name) for name in recipe.behaviours if _runs(recipe, name)}
     answers = _answers(recipe, rows)
     seconds = {path.parent.name: read_json(path)["seconds"] for path in sorted(recipe.folder.glob("*/facts.json"))}
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "real.json", {"nats": found, "answers": answers, "seconds": seconds})
-    (output / "real.md").write_text("\n".join(_lines(found, answers)) + "\n", encoding="utf-8")
-    _plot(found, output / "real.png")
+    write_json(output / "real.json", {"nats": behaviours, "answers": answers, "seconds": seconds})
+    (output / "real.md").write_text("\n".join(_lines(behaviours, answers)) + "\n", encoding="utf-8")
+    _plot(behaviours, output / "real.png")
 
 
 def _runs(recipe: Recipe, behaviour: str) -> list[dict[str, Any]]:
@@ -54,14 +54,14 @@ def _behaviour(recipe: Recipe, behaviour: str) -> dict[str, Any]:
 
 def _answers(recipe: Recipe, rows: dict[str, Behaviour]) -> dict[str, Any]:
     """Return format rate, right answers and acceptance of drafts of the systems, by seed."""
-    found: dict[str, Any] = {}
+    by_system: dict[str, Any] = {}
     for seed in recipe.seeds:
         path = recipe.folder / f"gsm8k-answers-{seed}" / "answers.json"
         if not path.is_file():
             continue
         asked = rows["gsm8k"].held_out[: recipe.num_generated]
         for name, answer in read_json(path).items():
-            of_system = found.setdefault(_LABELS.get(name, name), [])
+            of_system = by_system.setdefault(_LABELS.get(name, name), [])
             of_system.append(
                 {
                     "format_rate": format_rate(answer["texts"]),
@@ -70,11 +70,11 @@ def _answers(recipe: Recipe, rows: dict[str, Behaviour]) -> dict[str, Any]:
                     "acceptance": answer.get("acceptance"),
                 }
             )
-    return found
+    return by_system
 
 
-def _lines(found: dict[str, Any], answers: dict[str, Any]) -> Iterator[str]:
-    for behaviour, figures in found.items():
+def _lines(behaviours: dict[str, Any], answers: dict[str, Any]) -> Iterator[str]:
+    for behaviour, figures in behaviours.items():
         yield f"### {behaviour}: {figures['num_rows']} held-out rows, {figures['num_seeds']} training seed(s)\n"
         yield "| system | nats per token | gap closed |"
         yield "| --- | --- | --- |"
@@ -105,15 +105,15 @@ def _percent(value: Interval) -> str:
     return f"{value[0]:.0%} [{value[1]:.0%}, {value[2]:.0%}]"
 
 
-def _plot(found: dict[str, Any], path: Path) -> None:
+def _plot(behaviours: dict[str, Any], path: Path) -> None:
     """Draw nats per token against α, with M, M+ and M tuned directly as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(5 * len(found), 3.6), squeeze=False)
-    for axis, (behaviour, figures) in zip(axes[0], found.items(), strict=True):
+    figure, axes = pyplot.subplots(1, len(behaviours), figsize=(5 * len(behaviours), 3.6), squeeze=False)
+    for axis, (behaviour, figures) in zip(axes[0], behaviours.items(), strict=True):
         points = {float(alpha): value for alpha, value in figures["nats_by_alpha"].items()}
         base = figures["nats_per_token"]["M"]
         alphas, values = [0.0, *points], [base, *points.values()]

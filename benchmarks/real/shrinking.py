@@ -26,12 +26,12 @@ def hidden_states(model: Any, batches: Sequence[Batch]) -> list[list[Tensor]]:
     """Return the input of every layer and the output of the last (before the final norm), for each batch."""
     last: list[Tensor] = []
     hook = model.model.norm.register_forward_pre_hook(lambda module, args: last.append(args[0]))
-    found = []
+    batch_states = []
     for ids, mask in batches:
         states = model.model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
-        found.append([*states.hidden_states[:-1], last.pop()])
+        batch_states.append([*states.hidden_states[:-1], last.pop()])
     hook.remove()
-    return found
+    return batch_states
 
 
 def block_influences(states: Sequence[Sequence[Tensor]], batches: Sequence[Batch]) -> list[float]:
@@ -119,8 +119,8 @@ def read_positions(mask: Tensor) -> Tensor:
 
 def _context(small: Any, layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     """Return what attention's output projection reads."""
-    found: list[Tensor] = []
-    hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda module, args: found.append(args[0]))
+    captured: list[Tensor] = []
+    hook = layer.self_attn.o_proj.register_forward_pre_hook(lambda module, args: captured.append(args[0]))
     positions = torch.arange(hidden.shape[1])[None]
     layer.self_attn(
         hidden_states=layer.input_layernorm(hidden),
@@ -135,7 +135,7 @@ def _context(small: Any, layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
         position_embeddings=small.model.rotary_emb(hidden, positions),
     )
     hook.remove()
-    return found[0]
+    return captured[0]
 
 
 def _rows(tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:

@@ -29,11 +29,11 @@ def trio_folders(recipe: Recipe) -> tuple[str, Folders]:
 
 def _cut(recipe: Recipe, base: Path, folder: Path) -> None:
     """Write an anti of evenly spread layers, and an expert with other MLP outputs in the last of them."""
-    whole: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    step = whole.config.num_hidden_layers / recipe.num_layers
+    step = model.config.num_hidden_layers / recipe.num_layers
     starts = [int(step * index) for index in range(recipe.num_layers)]
-    small = cut(whole, [(start, start + 1) for start in starts]).to(torch.bfloat16)
+    small = cut(model, [(start, start + 1) for start in starts]).to(torch.bfloat16)
     for name in ("anti", "expert"):
         if name == "expert":
             small.model.layers[-1].mlp.down_proj.weight.data.mul_(1.2)

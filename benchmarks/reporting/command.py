@@ -84,7 +84,7 @@ def _sources(paths: Sequence[Path], *, is_partial_allowed: bool) -> list[Source]
 def _paths(given: Sequence[str]) -> list[Path]:
     paths = [Path(name).expanduser() for name in given]
     twice = next(
-        (path for place, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:place]}), None
+        (path for index, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:index]}), None
     )
     if twice is not None:
         raise OptionError(f"{str(twice)!r} is named twice: name each run once.")

@@ -94,8 +94,8 @@ def _draw_alphas(axes: Any, group: Group) -> None:
 
 def _strengths(group: Group) -> dict[float, str]:
     """Return the row of each strength, the base at 0 where nothing else was run there."""
-    found = {row.alpha: key for key, row in group.rows.items() if row.kind in ("base", "steered")}
-    return dict(sorted((alpha, key) for alpha, key in found.items() if alpha is not None))
+    keys_by_alpha = {row.alpha: key for key, row in group.rows.items() if row.kind in ("base", "steered")}
+    return dict(sorted((alpha, key) for alpha, key in keys_by_alpha.items() if alpha is not None))
 
 
 def _errors(cells: Sequence[Cell]) -> list[list[float]]:

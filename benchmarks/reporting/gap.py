@@ -57,11 +57,12 @@ def tuned_row(group: Group, name: str | None = None) -> str | None:
     Raises:
         OptionError: Several rows have that name.
     """
-    wanted = name or TUNED
-    named = [key for key, row in group.rows.items() if row.name == wanted]
+    tuned_name = name or TUNED
+    named = [key for key, row in group.rows.items() if row.name == tuned_name]
     if len(named) > 1:
         raise OptionError(
-            f"{len(named)} different models are called {wanted!r}: gap closed is against one. Report their runs apart."
+            f"{len(named)} different models are called {tuned_name!r}: gap closed is against one. "
+            "Report their runs apart."
         )
     others = [key for key, row in group.rows.items() if row.kind == "model"]
     if named:
@@ -105,8 +106,8 @@ def _gaps(figure: Figure, base: str, steered: str, tuned: str) -> list[float | N
 
 
 def _is_uncertain(group: Group, figure: Figure, sources: Sequence[Source], base: str, tuned: str) -> bool:
-    found = difference(group, figure, sources, base, tuned)
-    return found is not None and found.ci95[0] <= 0 <= found.ci95[1]
+    tuned_difference = difference(group, figure, sources, base, tuned)
+    return tuned_difference is not None and tuned_difference.ci95[0] <= 0 <= tuned_difference.ci95[1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,8 +60,8 @@ class Row:
             self.model["base"],
             *(pair[role] for pair in self.model.get("pairs", ()) for role in ("expert", "anti")),
         ]
-        found = [_precision(model) for model in models]
-        return found[0] if len(set(found)) == 1 else " / ".join(found)
+        precisions = [_precision(model) for model in models]
+        return precisions[0] if len(set(precisions)) == 1 else " / ".join(precisions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +164,13 @@ def _group(numbered: Sequence[tuple[int, Source]]) -> Group:
 def _place(figures: dict[str, Figure], key: str, figure: Figure) -> None:
     """Add a run's figure: to one of the same configuration that has none of its rows, else as another."""
     attempt = 0
-    while (found := figures.get(f"{key}{attempt}")) is not None and found.cells.keys() & figure.cells.keys():
+    while (existing := figures.get(f"{key}{attempt}")) is not None and existing.cells.keys() & figure.cells.keys():
         attempt += 1
-    if found is None:
+    if existing is None:
         figures[f"{key}{attempt}"] = figure
     else:
-        joined = {**found.cells, **figure.cells}
-        figures[f"{key}{attempt}"] = replace(found, cells=joined, runs=(*found.runs, *figure.runs))
+        joined = {**existing.cells, **figure.cells}
+        figures[f"{key}{attempt}"] = replace(existing, cells=joined, runs=(*existing.runs, *figure.runs))
 
 
 def _figures(number: int, source: Source) -> Iterator[Figure]:
@@ -200,20 +200,20 @@ def _figures_of(
         is_headline = part not in seen and measure not in _DESCRIPTIVE and not is_minor
         if is_headline:
             seen.add(part)
-        found = [result for result in results if (result["part"], result["measure"]) == (part, measure)]
+        selected = [result for result in results if (result["part"], result["measure"]) == (part, measure)]
         yield Figure(
             task=source.task,
             part=part,
             measure=measure + suffix,
             runs=(number,),
             is_headline=is_headline,
-            is_better_higher=found[0]["is_better_higher"],
+            is_better_higher=selected[0]["is_better_higher"],
             batch_size=settings["batch_size"],
             runtime=settings["runtime"],
             size=source.configuration.sizes[part],
-            chance=found[0].get("chance"),
+            chance=selected[0].get("chance"),
             judging=_key(judging) if judging else "",
-            cells={_row_key(source, result["column"]): _cell(number, source, result) for result in found},
+            cells={_row_key(source, result["column"]): _cell(number, source, result) for result in selected},
         )
 
 
@@ -223,13 +223,13 @@ def _measures(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def _controlled(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return AlpacaEval's length-controlled rates, which are in per cent, as shares like all else."""
-    found = []
+    rates = []
     part = metrics["results"][0]["part"]
     for column, score in metrics.get("scores", {}).items():
         rate = score["metrics"].get("length_controlled_win_rate")
         if rate is not None and rate["value"] is not None:
             low, high = rate.get("low"), rate.get("high")
-            found.append(
+            rates.append(
                 {
                     "part": part,
                     "measure": "length-controlled win rate",
@@ -242,7 +242,7 @@ def _controlled(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "missing_are": "without verdict",
                 }
             )
-    return found
+    return rates
 
 
 def _cell(number: int, source: Source, result: Mapping[str, Any]) -> Cell:

@@ -35,8 +35,10 @@ def marks_of(
 
 def _incomplete(number: int, source: Source) -> str:
     shard = source.configuration.shard
-    own = "" if shard.total == 1 else f", shard {shard}"
-    return f"Run {number} is incomplete: {len(source.rows)} of {source.num_wanted} rows ({source.share:.1%}{own})."
+    shard_text = "" if shard.total == 1 else f", shard {shard}"
+    return (
+        f"Run {number} is incomplete: {len(source.rows)} of {source.num_wanted} rows ({source.share:.1%}{shard_text})."
+    )
 
 
 def _is_partial(source: Source) -> bool:
@@ -44,20 +46,20 @@ def _is_partial(source: Source) -> bool:
 
 
 def _differing(name: str, runs: Mapping[int, Source], value: Callable[[Source], Any]) -> list[str]:
-    found = {number: value(source) for number, source in runs.items()}
-    if all(one == next(iter(found.values())) for one in found.values()):
+    values = {number: value(source) for number, source in runs.items()}
+    if all(one == next(iter(values.values())) for one in values.values()):
         return []
     if name in ("versions", "prompt formats"):
         return [f"Runs differ in {name}: see where they come from."]
-    told = "; ".join(f"run {number}: {'none' if one is None else one}" for number, one in found.items())
+    told = "; ".join(f"run {number}: {'none' if one is None else one}" for number, one in values.items())
     return [f"Runs differ in {name} ({told})."]
 
 
 def _dtypes(group: Group) -> list[str]:
-    found = {row.name: row.dtypes for row in group.rows.values()}
-    if len(set(found.values())) < 2:
+    dtypes_by_row = {row.name: row.dtypes for row in group.rows.values()}
+    if len(set(dtypes_by_row.values())) < 2:
         return []
-    return [f"Rows differ in dtype ({'; '.join(f'{name}: {dtypes}' for name, dtypes in found.items())})."]
+    return [f"Rows differ in dtype ({'; '.join(f'{name}: {dtypes}' for name, dtypes in dtypes_by_row.items())})."]
 
 
 def _sizes(group: Group) -> list[str]:
@@ -96,6 +98,6 @@ def _about_gaps(group: Group, gaps: Sequence[GapLine], tuned: str | None) -> lis
 
 
 def _of_sessions(source: Source, name: str) -> Any:
-    found = [session.get(name) for session in source.configuration.sessions]
-    distinct = [one for place, one in enumerate(found) if one not in found[:place]]
+    values = [session.get(name) for session in source.configuration.sessions]
+    distinct = [one for index, one in enumerate(values) if one not in values[:index]]
     return distinct[0] if len(distinct) == 1 else distinct

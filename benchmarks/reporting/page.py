@@ -47,8 +47,8 @@ def render(
 
 
 def _by_category(group: Group, sources: Sequence[Source]) -> list[_ByCategory]:
-    found = ((figure, categories_of(group, figure, sources)) for figure in group.figures if figure.is_headline)
-    return [_ByCategory(figure=figure, categories=categories) for figure, categories in found if categories]
+    pairs = ((figure, categories_of(group, figure, sources)) for figure in group.figures if figure.is_headline)
+    return [_ByCategory(figure=figure, categories=categories) for figure, categories in pairs if categories]
 
 
 def _json(value: Any) -> str:

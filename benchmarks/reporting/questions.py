@@ -40,11 +40,14 @@ class Sample:
 
 def samples_of(source: Source, count: int) -> list[Sample]:
     """Return the first `count` questions of each part."""
-    found: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
+    rows_by_question: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
     for row in source.rows:
         if row["index"] < count:
-            found.setdefault((row["part"], row["index"]), {})[row["column"]] = row
-    return [_sample(part, index, rows) for (part, index), rows in sorted(found.items(), key=lambda item: item[0][0])]
+            rows_by_question.setdefault((row["part"], row["index"]), {})[row["column"]] = row
+    return [
+        _sample(part, index, rows)
+        for (part, index), rows in sorted(rows_by_question.items(), key=lambda item: item[0][0])
+    ]
 
 
 def _sample(part: str, index: int, rows: Mapping[str, Mapping[str, Any]]) -> Sample:
@@ -106,9 +109,9 @@ def categories_of(group: Group, figure: Figure, sources: Sequence[Source]) -> li
         Category(
             name=name,
             scores={
-                key: (sum(found) / len(found), len(found))
+                key: (sum(numbers) / len(numbers), len(numbers))
                 for key in figure.cells
-                if (found := values.get((name, key))) is not None
+                if (numbers := values.get((name, key))) is not None
             },
         )
         for name in sorted({name for name, _ in values})

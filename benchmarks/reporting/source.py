@@ -90,23 +90,24 @@ def read_source(path: Path, *, is_partial_allowed: bool = False) -> Source:
         )
     measures = import_module(TASKS[configuration.task].module).MEASURES
     stored = read_rows(path / PREDICTIONS)
-    num_wanted = len(configuration.columns) * sum(configuration.sizes.values())
-    is_whole = len(stored) == num_wanted and configuration.shard == Shard()
-    if not is_whole and not is_partial_allowed:
+    num_expected = len(configuration.columns) * sum(configuration.sizes.values())
+    is_complete = len(stored) == num_expected and configuration.shard == Shard()
+    if not is_complete and not is_partial_allowed:
         raise OptionError(
-            f"{str(path)!r} has {len(stored)} of {num_wanted} rows (shard {configuration.shard}): end it with --resume "
-            "and put shards together with merge, or pass --partial to have it in the report, marked with its share."
+            f"{str(path)!r} has {len(stored)} of {num_expected} rows (shard {configuration.shard}): end it with "
+            "--resume and put shards together with merge, or pass --partial to have it in the report, marked with "
+            "its share."
         )
-    rows = judged_rows(run) if is_whole else stored
+    rows = judged_rows(run) if is_complete else stored
     return Source(
         path=path,
         configuration=configuration,
-        metrics=_metrics(run) if is_whole else _of_rows(run, rows, measures),
+        metrics=_metrics(run) if is_complete else _of_rows(run, rows, measures),
         rows=rows,
-        num_wanted=num_wanted,
+        num_wanted=num_expected,
         measures=measures,
         judges=read_json(path / JUDGES) if (path / JUDGES).exists() else {},
-        judgings=_judgings(path, configuration) if is_whole else (),
+        judgings=_judgings(path, configuration) if is_complete else (),
         costs=costs(path),
     )
 
@@ -131,11 +132,11 @@ def _of_rows(
 
 
 def _judgings(path: Path, configuration: Configuration) -> list[Judging]:
-    found = []
+    judgings = []
     for file in sorted(path.glob(f"judged/*/{METRICS}")):
         metrics = read_json(file)
         if metrics.get("fingerprint") != configuration.fingerprint:
             raise OptionError(f"{str(file)!r} judges another run than this one: take it away, or judge again.")
         description = {key: metrics.get(key) for key in ("judge", "reference")}
-        found.append(Judging(description=description, metrics=metrics))
-    return found
+        judgings.append(Judging(description=description, metrics=metrics))
+    return judgings

@@ -47,14 +47,14 @@ class Table:
 
 def paired_columns(group: Group, sources: Sequence[Source], *, tuned: str | None) -> list[Paired]:
     """Return each steered row against the base and the tuned model, where one question answers another."""
-    found = []
+    columns = []
     for other in (base_row(group), tuned_row(group, tuned)):
         for key, row in group.rows.items():
             if row.kind == "steered" and other is not None:
                 differences = [difference(group, figure, sources, other, key) for figure in group.figures]
                 if any(differences):
-                    found.append(Paired(title=f"{row.name} − {group.rows[other].name}", differences=differences))
-    return found
+                    columns.append(Paired(title=f"{row.name} − {group.rows[other].name}", differences=differences))
+    return columns
 
 
 def as_text(tables: Sequence[Table], sources: Sequence[Source]) -> str:
@@ -154,8 +154,8 @@ def gap_of(line: GapLine, number: int) -> str:
 
 def dtype_of(group: Group, figure: Figure) -> str:
     """Return the dtype of a figure's rows, or that they differ."""
-    found = list(dict.fromkeys(group.rows[key].dtypes for key in figure.cells))
-    return found[0] if len(found) == 1 else "mixed dtypes"
+    dtypes = list(dict.fromkeys(group.rows[key].dtypes for key in figure.cells))
+    return dtypes[0] if len(dtypes) == 1 else "mixed dtypes"
 
 
 def _row(table: Table, key: str) -> dict[str, Any]:
@@ -181,8 +181,8 @@ def _row(table: Table, key: str) -> dict[str, Any]:
 
 def _paired(table: Table, column: Paired) -> dict[str, Any]:
     figures = zip(table.group.figures, column.differences, strict=True)
-    found = [{"part": figure.part, "measure": figure.measure, **asdict(one)} for figure, one in figures if one]
-    return {"title": column.title, "figures": found}
+    differences = [{"part": figure.part, "measure": figure.measure, **asdict(one)} for figure, one in figures if one]
+    return {"title": column.title, "figures": differences}
 
 
 def _title(figure: Figure) -> str:

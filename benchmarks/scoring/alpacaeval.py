@@ -70,8 +70,8 @@ def score(rows: Sequence[Row], *, length_control: LengthControl | None = None) -
             "num_unparsable": preferences.count(None),
             "num_from_logprobs": sum(preference is not None for preference in judged),
             "num_judged_otherwise": sum(
-                held is not None and found is not None and abs(held - found) > _TOLERANCE
-                for held, found in zip(stored, judged, strict=True)
+                held is not None and computed is not None and abs(held - computed) > _TOLERANCE
+                for held, computed in zip(stored, judged, strict=True)
             ),
         },
         notes=(f"{model} against {reference}", *_notes(length_control)),
@@ -87,12 +87,12 @@ def align(rows: Sequence[Row], instructions: Sequence[str] | None) -> Iterator[i
     if instructions is None:
         yield from range(len(rows))
         return
-    places = {instruction: place for place, instruction in enumerate(instructions)}
+    positions = {instruction: position for position, instruction in enumerate(instructions)}
     for row in rows:
         instruction = row.text("instruction")
-        if instruction not in places:
+        if instruction not in positions:
             raise InputError(f"{row.place}: the instruction {instruction[:60]!r} is none of the reference file's.")
-        yield places[instruction]
+        yield positions[instruction]
 
 
 def _controlled(rows: Sequence[Row], model: str, control: LengthControl) -> Metric:
@@ -101,12 +101,12 @@ def _controlled(rows: Sequence[Row], model: str, control: LengthControl) -> Metr
             f"there are no published weights for {model!r}: its length-controlled rate needs a fit on df_gamed.csv "
             "(alpaca-eval does it with the hub); leave --glm-weights out for the other rates."
         )
-    places = list(align(rows, control.instructions))
-    if max(places) >= len(control.difficulties):
+    positions = list(align(rows, control.instructions))
+    if max(positions) >= len(control.difficulties):
         raise InputError(
-            f"{max(places) + 1} instructions, and difficulties for only {len(control.difficulties)} of them."
+            f"{max(positions) + 1} instructions, and difficulties for only {len(control.difficulties)} of them."
         )
-    return mean(predict(control.weights[model], [control.difficulties[place] for place in places]), scale=100)
+    return mean(predict(control.weights[model], [control.difficulties[position] for position in positions]), scale=100)
 
 
 def _notes(control: LengthControl | None) -> tuple[str, ...]:

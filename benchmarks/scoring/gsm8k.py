@@ -72,10 +72,10 @@ def true_number(answer: str) -> str | None:
     >>> true_number("9 + 9 = 18\n#### $1,018"), true_number("-5%"), true_number("18 apples")
     ('1018', '-5', None)
     """
-    found = _TRUE_ANSWER.fullmatch(_plain(answer.rpartition("####")[2].strip()))
-    if found is None or (found[1] and found[2]):
+    match = _TRUE_ANSWER.fullmatch(_plain(answer.rpartition("####")[2].strip()))
+    if match is None or (match[1] and match[2]):
         return None
-    return ("-" if "-" in (found[1], found[2]) else "") + found[3]
+    return ("-" if "-" in (match[1], match[2]) else "") + match[3]
 
 
 def _plain(text: str) -> str:
@@ -118,7 +118,9 @@ def score(rows: Sequence[Row]) -> Score:
 
 def _num_parsed_otherwise(rows: Sequence[Row], outputs: Sequence[str], predictions: Sequence[str | None]) -> int:
     # The published files repeat the whole answer where they found no number.
-    spelt = (output if found is None else found for output, found in zip(outputs, predictions, strict=True))
+    spelt = (
+        output if prediction is None else prediction for output, prediction in zip(outputs, predictions, strict=True)
+    )
     return sum(
         "prediction" in row.fields and row.fields["prediction"] != text for row, text in zip(rows, spelt, strict=True)
     )

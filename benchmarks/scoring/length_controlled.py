@@ -49,8 +49,10 @@ def read_weights(path: Path) -> dict[str, ModelWeights]:
         InputError: The file cannot be read or a cell is no number; the text names its line.
     """
     return {
-        row[""]: ModelWeights(strength=_number(row, _STRENGTH, place), difficulty=_number(row, _DIFFICULTY, place))
-        for row, place in _csv_rows(path, ("", _STRENGTH, _DIFFICULTY))
+        row[""]: ModelWeights(
+            strength=_number(row, _STRENGTH, location), difficulty=_number(row, _DIFFICULTY, location)
+        )
+        for row, location in _csv_rows(path, ("", _STRENGTH, _DIFFICULTY))
     }
 
 
@@ -61,10 +63,10 @@ def read_difficulties(path: Path) -> list[float]:
         InputError: The file cannot be read, a cell is no number, or the indices do not run from 0; it names the line.
     """
     difficulties: list[float] = []
-    for row, place in _csv_rows(path, ("", _DIFFICULTY), first="index"):
+    for row, location in _csv_rows(path, ("", _DIFFICULTY), first="index"):
         if row[""] != str(len(difficulties)):
-            raise InputError(f"{place}: the index is {row['']!r}, not {len(difficulties)}.")
-        difficulties.append(_number(row, _DIFFICULTY, place))
+            raise InputError(f"{location}: the index is {row['']!r}, not {len(difficulties)}.")
+        difficulties.append(_number(row, _DIFFICULTY, location))
     return difficulties
 
 
@@ -88,13 +90,13 @@ def _csv_rows(path: Path, columns: Sequence[str], *, first: str = "") -> list[tu
     return rows
 
 
-def _number(row: dict[str, str], column: str, place: str) -> float:
+def _number(row: dict[str, str], column: str, location: str) -> float:
     try:
         value = float(row[column])
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{place}: column {column!r} is {row[column]!r}, not a finite number.")
+        raise InputError(f"{location}: column {column!r} is {row[column]!r}, not a finite number.")
     return value
 
 

@@ -106,12 +106,12 @@ def read_text(path: Path) -> str:
 def _json_lines(text: str, path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
-        place = f"{path}, line {number}"
+        location = f"{path}, line {number}"
         if line.strip():
             try:
-                rows.append(_row(json.loads(line), place))
+                rows.append(_row(json.loads(line), location))
             except json.JSONDecodeError as error:
-                raise InputError(f"{place}: is no JSON ({error.msg}, column {error.colno}).") from error
+                raise InputError(f"{location}: is no JSON ({error.msg}, column {error.colno}).") from error
     return rows
 
 
@@ -128,7 +128,7 @@ def _json_array(text: str, path: Path) -> list[Row]:
     return [_row(value, f"{path}, row {number}") for number, value in enumerate(values, start=1)]
 
 
-def _row(value: Any, place: str) -> Row:
+def _row(value: Any, location: str) -> Row:
     if not isinstance(value, dict):
-        raise InputError(f"{place}: is no object but {type(value).__name__}.")
-    return Row(place=place, fields=value)
+        raise InputError(f"{location}: is no object but {type(value).__name__}.")
+    return Row(place=location, fields=value)

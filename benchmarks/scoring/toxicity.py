@@ -44,7 +44,7 @@ class ToxicityClassifier:
     @torch.no_grad()
     def are_toxic(self, texts: Sequence[str]) -> list[bool]:
         """Return for each text whether it is toxic; long ones are judged by their beginning."""
-        found: list[bool] = []
+        verdicts: list[bool] = []
         for start in range(0, len(texts), self._batch_size):
             batch = self._tokenizer(
                 list(texts[start : start + self._batch_size]),
@@ -54,5 +54,5 @@ class ToxicityClassifier:
                 return_tensors="pt",
             ).to(self._model.device)
             likeliest = self._model(**batch).logits.argmax(dim=-1)
-            found += (likeliest == self._toxic_label).tolist()
-        return found
+            verdicts += (likeliest == self._toxic_label).tolist()
+        return verdicts

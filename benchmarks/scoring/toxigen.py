@@ -45,12 +45,12 @@ def score(rows: Sequence[Row], classify: AreToxic | None = None) -> Score:
 
 
 def _verdict(row: Row) -> bool:
-    found = row.fields.get("is_toxic")
-    if found not in (0, 1):  # False and True are equal to these
+    verdict = row.fields.get("is_toxic")
+    if verdict not in (0, 1):  # False and True are equal to these
         raise InputError(
-            f"{row.place}: field 'is_toxic' is {found!r}, not 0 or 1: name a judge of all rows with --classifier."
+            f"{row.place}: field 'is_toxic' is {verdict!r}, not 0 or 1: name a judge of all rows with --classifier."
         )
-    return bool(found)
+    return bool(verdict)
 
 
 def _groups(row: Row) -> list[str]:

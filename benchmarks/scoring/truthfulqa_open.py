@@ -71,6 +71,6 @@ def score(rows: Sequence[Row]) -> Score:
 
 def _num_judged_otherwise(rows: Sequence[Row], verdicts: dict[str, list[bool | None]]) -> int:
     return sum(
-        any(name in row.fields and row.fields[name] != marks[place] for name, marks in verdicts.items())
-        for place, row in enumerate(rows)
+        any(name in row.fields and row.fields[name] != marks[index] for name, marks in verdicts.items())
+        for index, row in enumerate(rows)
     )

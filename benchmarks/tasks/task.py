@@ -85,7 +85,7 @@ def find_file(given: str | None, folder: str | None, names: Sequence[str], *, op
     if not folder:
         raise InputError(f"{data}: no part of proxytune, so name the file with {option}, or its folder by --data-dir.")
     root = Path(folder).expanduser()
-    found = next((path for name in names for end in ("", ".gz") if (path := root / f"{name}{end}").is_file()), None)
-    if found is None:
+    existing = next((path for name in names for end in ("", ".gz") if (path := root / f"{name}{end}").is_file()), None)
+    if existing is None:
         raise InputError(f"{folder!r} has none of {', '.join(names)}, also gzipped: name the file with {option}.")
-    return found
+    return existing

@@ -122,14 +122,14 @@ class McPart:
     def predict(self, answerer: Answerer, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Score every answer of these questions; a question's answers go in one call, so that they share its prompt."""
         chosen = [self.questions[index] for index in indices]
-        found = iter(
+        likelihoods = iter(
             answerer.likelihoods(
                 [self.prompt(question) for question in chosen for _ in question.answers],
                 [f" {answer}" for question in chosen for answer in question.answers],
                 is_truncated=self.is_truncated,
             )
         )
-        return [_row(question, {answer: next(found) for answer in question.answers}) for question in chosen]
+        return [_row(question, {answer: next(likelihoods) for answer in question.answers}) for question in chosen]
 
 
 def _chance(row: Mapping[str, Any], num_right: int) -> float | None:
@@ -137,18 +137,18 @@ def _chance(row: Mapping[str, Any], num_right: int) -> float | None:
     return num_right / (num_right + len(row["false"])) if row.get("false") else None
 
 
-def _row(question: McQuestion, found: Mapping[str, Likelihood]) -> dict[str, Any]:
-    logprobs = {answer: likelihood.logprob for answer, likelihood in found.items()}
-    own = {} if question.category is None else {"Category": question.category}
+def _row(question: McQuestion, likelihoods: Mapping[str, Likelihood]) -> dict[str, Any]:
+    logprobs = {answer: likelihood.logprob for answer, likelihood in likelihoods.items()}
+    category_field = {} if question.category is None else {"Category": question.category}
     return {
         "Question": question.question,
-        **own,
+        **category_field,
         "best": question.best,
         "true": list(question.true),
         "false": list(question.false),
         # JSON has no infinity: an impossible answer is null.
         "logprobs": {answer: value if math.isfinite(value) else None for answer, value in logprobs.items()},
-        "num_truncated": sum(likelihood.is_truncated for likelihood in found.values()),
+        "num_truncated": sum(likelihood.is_truncated for likelihood in likelihoods.values()),
         **mc_scores(question, logprobs),
     }
 

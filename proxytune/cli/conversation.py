@@ -25,10 +25,10 @@ class Conversation:
         >>> Conversation(turns=[("Hi", "Hello")]).messages("Bye")[1]
         {'role': 'assistant', 'content': 'Hello'}
         """
-        found: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
+        history: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
         for question, answer in self.turns:
-            found += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return [*found, {"role": "user", "content": text}]
+            history += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return [*history, {"role": "user", "content": text}]
 
     def add(self, text: str, answer: str) -> None:
         """Remember a turn."""

@@ -74,19 +74,19 @@ def _about_roles(args: argparse.Namespace, machine: Sequence["Memory"]) -> dict[
 
     choice = choose_roles(args)
     roles = footprints(choice.base, choice.pairs, choice.formats)
-    found: dict[str, Any] = {"server": _about_server(choice)} if choice.base.is_remote else {}
+    about: dict[str, Any] = {"server": _about_server(choice)} if choice.base.is_remote else {}
     if _is_engine(choice):
         options = dict(choice.engine_options)
         if args.tensor_parallel_size is not None:
             options["tensor_parallel_size"] = args.tensor_parallel_size
-        found["refusals"] = refusals(choice, roles, options, is_cpu=machine[0].place == "cpu")
+        about["refusals"] = refusals(choice, roles, options, is_cpu=machine[0].place == "cpu")
         roles = loaded_models(choice, roles, options)
         verdict = judge_engine(roles, machine, options, os.environ, args.tokens_per_request)
     else:
         verdict = judge(roles, machine)
     total = {name: sum(getattr(role, name) for role in roles) for name in ("weight_bytes", "kv_bytes_per_token")}
     return {
-        **found,
+        **about,
         "roles": [role.row() for role in roles],
         "total": total | {"max_context": verdict.max_context},
         "verdict": verdict.row(),
@@ -113,15 +113,15 @@ def _about_server(choice: RoleChoice) -> dict[str, Any]:
     from proxytune.hf.loading import connect_base
 
     settings = choice.base.source
-    found: dict[str, Any] = {"model": settings.model, "base_url": settings.base_url, "problem": None}
+    about: dict[str, Any] = {"model": settings.model, "base_url": settings.base_url, "problem": None}
     try:
         base = connect_base(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs], choice.tokenizer)
     except ProxyTuneError as error:
-        return found | {"problem": str(error)}
+        return about | {"problem": str(error)}
     names = ("num_logprobs", "verification", "max_context")
-    found |= {"vocab_size": base.config.vocab_size} | {name: getattr(base.remote, name) for name in names}
+    about |= {"vocab_size": base.config.vocab_size} | {name: getattr(base.remote, name) for name in names}
     base.remote.close()
-    return found
+    return about
 
 
 def _vocabulary(choice: RoleChoice, roles: Sequence["Footprint"]) -> dict[str, Any]:
@@ -131,13 +131,13 @@ def _vocabulary(choice: RoleChoice, roles: Sequence["Footprint"]) -> dict[str, A
     from proxytune.vocabulary import shared_size
 
     named = named_roles(choice.base, [(pair.expert, pair.anti) for pair in choice.pairs])
-    found = {name: tokenizer for name, role in named.items() if (tokenizer := load_tokenizer(role)) is not None}
+    tokenizers = {name: tokenizer for name, role in named.items() if (tokenizer := load_tokenizer(role)) is not None}
     if choice.tokenizer is not None:
-        found = {"base": load_tokenizer(Role(choice.tokenizer)), **found}
-    if not found:
+        tokenizers = {"base": load_tokenizer(Role(choice.tokenizer)), **tokenizers}
+    if not tokenizers:
         return {"is_shared": True, "size": None, "problem": "no role comes with a tokenizer: pass --tokenizer"}
     try:
-        size = shared_size(found, {role.name: role.vocab_size for role in roles})
+        size = shared_size(tokenizers, {role.name: role.vocab_size for role in roles})
     except VocabularyError as error:
         return {"is_shared": False, "size": None, "problem": str(error)}
     return {"is_shared": True, "size": size, "problem": None}
@@ -146,8 +146,8 @@ def _vocabulary(choice: RoleChoice, roles: Sequence["Footprint"]) -> dict[str, A
 def _versions() -> dict[str, str | None]:
     """Return versions of Python and of the packages, None for those not installed; nothing is imported for it."""
     installed = {entry.name.lower(): entry.version for entry in metadata.distributions() if entry.name}
-    found = {name: installed.get(name) or installed.get(_OTHER_NAMES.get(name, name)) for name in _PACKAGES}
-    return {"python": platform.python_version(), **found}
+    versions = {name: installed.get(name) or installed.get(_OTHER_NAMES.get(name, name)) for name in _PACKAGES}
+    return {"python": platform.python_version(), **versions}
 
 
 def _table(report: Mapping[str, Any]) -> Iterator[str]:

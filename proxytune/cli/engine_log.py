@@ -63,7 +63,7 @@ def root_cause(log: str) -> str | None:
     'ValueError: no such head size.'
     """
     for line in log.splitlines():
-        found = _ERROR.search(line)
-        if found is not None and not any(echo in line for echo in _ECHOES):
-            return " ".join(f"{found[1]}: {found[2]}".split())[:_LONGEST]
+        match = _ERROR.search(line)
+        if match is not None and not any(echo in line for echo in _ECHOES):
+            return " ".join(f"{match[1]}: {match[2]}".split())[:_LONGEST]
     return None

@@ -84,9 +84,9 @@ def require_same(output: Path, settings: Settings) -> None:
             f"nothing tells with which models and options {str(output)!r} was made ({str(path)!r} is missing or "
             "damaged): replace the output by --overwrite, or choose another."
         ) from error
-    found = _difference(stored, settings, "")
-    if found is not None:
-        raise OutputError(f"{str(output)!r} was made otherwise: {found}; {way_out}.")
+    difference = _difference(stored, settings, "")
+    if difference is not None:
+        raise OutputError(f"{str(output)!r} was made otherwise: {difference}; {way_out}.")
 
 
 def _difference(stored: Any, present: Any, name: str) -> str | None:
@@ -96,8 +96,8 @@ def _difference(stored: Any, present: Any, name: str) -> str | None:
             return f"{name} was {stored['folder']!r} with other files, and is {present['folder']!r} now"
         for key in present:
             # A folder may have moved; its content tells.
-            if key != "folder" and (found := _difference(stored.get(key), present.get(key), key)) is not None:
-                return found
+            if key != "folder" and (nested := _difference(stored.get(key), present.get(key), key)) is not None:
+                return nested
         return None
     if isinstance(stored, list) and isinstance(present, list) and len(stored) == len(present):
         differences = (_difference(*entries, name) for entries in zip(stored, present, strict=True))

@@ -75,7 +75,7 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any, *, needs_weights
         RoleNotFoundError: A folder or its weights are not there.
         RoleError: A config cannot be read.
     """
-    found: list[Footprint] = []
+    role_footprints: list[Footprint] = []
     weights: dict[Any, str] = {}
     caches: dict[Any, str] = {}
     for name, role, prompt_format in _named_roles(base, pairs, formats):
@@ -92,7 +92,7 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any, *, needs_weights
         elif weights_from is not None:
             weight_bytes = 0
         cache_from = caches.get(cache_key)
-        found.append(
+        role_footprints.append(
             Footprint(
                 name=name,
                 source=role.name_or_path,
@@ -112,7 +112,7 @@ def footprints(base: Role, pairs: Sequence[Pair], formats: Any, *, needs_weights
         caches.setdefault(cache_key, name)
         if below is None:
             weights.setdefault(key, name)
-    return found
+    return role_footprints
 
 
 def measure(role: Role, name: str, *, needs_weights: bool = True) -> _Model:
@@ -161,11 +161,11 @@ def _named_roles(base: Role, pairs: Sequence[Pair], formats: Any) -> Iterator[tu
     for number, pair in enumerate(pairs, 1):
         suffix = "" if len(pairs) == 1 else f"_{number}"
         for name, term in (("expert", pair.expert), ("anti", pair.anti)):
-            own = getattr(pair, f"{name}_prompt") or formats[f"{name}_prompt"]
+            prompt_format = getattr(pair, f"{name}_prompt") or formats[f"{name}_prompt"]
             if term == BASE and not base.is_remote:
-                yield f"{name}{suffix}", base, formats["base_prompt"] if own == "raw" else own
+                yield f"{name}{suffix}", base, formats["base_prompt"] if prompt_format == "raw" else prompt_format
             elif isinstance(term, Role):
-                yield f"{name}{suffix}", term, own
+                yield f"{name}{suffix}", term, prompt_format
 
 
 def _pair_index(name: str) -> int:
@@ -196,8 +196,8 @@ def _dtype(role: Role, config: Any, folder: Path) -> torch.dtype:
     asked = role.dtype if role.dtype not in (None, "auto") else getattr(config, "dtype", None)
     if asked is None:
         stored = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-        found = (stored[kind] for _, kind in _tensors(folder) if kind in stored)
-        asked = next(found, "float32")
+        dtypes = (stored[kind] for _, kind in _tensors(folder) if kind in stored)
+        asked = next(dtypes, "float32")
     return asked if isinstance(asked, torch.dtype) else getattr(torch, str(asked))
 
 

@@ -80,8 +80,8 @@ def _require_no_beams(choice: RoleChoice, options: Mapping[str, Any]) -> None:
 def given_fields(row: InputRow, choice: RoleChoice, seed: int | None = None) -> dict[str, Any]:
     """Return what a row of output repeats of its input: enough to recognise it when a run is gone on with."""
     alphas = row_alphas(row, choice)
-    own = {} if seed is None else {"seed": seed}
-    return row.given | {"alpha": alphas[0] if len(alphas) == 1 else alphas} | own
+    seed_field = {} if seed is None else {"seed": seed}
+    return row.given | {"alpha": alphas[0] if len(alphas) == 1 else alphas} | seed_field
 
 
 def row_alphas(row: InputRow, choice: RoleChoice) -> list[float]:

@@ -66,8 +66,8 @@ def read_rows(args: argparse.Namespace, *, has_continuation: bool = False) -> li
     kind = "jsonl" if has_continuation else _kind(args)
     lines = _json_lines(text, name) if kind == "jsonl" else _text_lines(text, name)
     rows: list[InputRow] = []
-    for place, entry in lines:
-        rows.append(_row(len(rows), entry, place, has_continuation=has_continuation))
+    for location, entry in lines:
+        rows.append(_row(len(rows), entry, location, has_continuation=has_continuation))
     if not rows:
         raise InputError(f"{name} holds no prompt: there is nothing to do.")
     return rows
@@ -120,69 +120,73 @@ def _json_lines(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
         if not line.strip():
             continue
-        place = f"line {number} of {name}"
+        location = f"line {number} of {name}"
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{place} is not JSON ({error}): each line must be one object.") from error
+            raise InputError(f"{location} is not JSON ({error}): each line must be one object.") from error
         if not isinstance(entry, dict):
-            raise InputError(f'{place} is {_kind_of(entry)}: each line must be an object such as {{"prompt": "..."}}.')
-        yield place, entry
+            raise InputError(
+                f'{location} is {_kind_of(entry)}: each line must be an object such as {{"prompt": "..."}}.'
+            )
+        yield location, entry
 
 
-def _row(index: int, entry: dict[str, Any], place: str, *, has_continuation: bool = False) -> InputRow:
-    prompt = _prompt(entry, place)
+def _row(index: int, entry: dict[str, Any], location: str, *, has_continuation: bool = False) -> InputRow:
+    prompt = _prompt(entry, location)
     given = {"id": entry["id"]} if "id" in entry else {}
     given["prompt"] = prompt
     continuation = None
     if has_continuation:
-        continuation = given["continuation"] = _continuation(entry, place)
+        continuation = given["continuation"] = _continuation(entry, location)
     try:
         json.dumps(given, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{place} holds half of a surrogate pair, which is no text: repair the escape.") from error
+        raise InputError(f"{location} holds half of a surrogate pair, which is no text: repair the escape.") from error
     return InputRow(
         index=index,
         prompt=prompt,
         given=given,
-        alpha=_alpha(entry.get("alpha"), place),
-        seed=_seed(entry.get("seed"), place),
+        alpha=_alpha(entry.get("alpha"), location),
+        seed=_seed(entry.get("seed"), location),
         continuation=continuation,
     )
 
 
-def _prompt(entry: dict[str, Any], place: str) -> Prompt:
+def _prompt(entry: dict[str, Any], location: str) -> Prompt:
     if ("prompt" in entry) == ("messages" in entry):
-        raise InputError(f'{place} needs either "prompt" or "messages".')
+        raise InputError(f'{location} needs either "prompt" or "messages".')
     prompt = entry["prompt"] if "prompt" in entry else entry["messages"]
     if not isinstance(prompt, str | list):
-        raise InputError(f"{place}: the prompt is {_kind_of(prompt)}: it must be a text, messages, or token ids.")
+        raise InputError(f"{location}: the prompt is {_kind_of(prompt)}: it must be a text, messages, or token ids.")
     try:
         return prompt if is_token_ids(prompt) else prompt if as_messages(prompt) else ""
     except InputError as error:
-        raise InputError(f"{place}: {error}") from error
+        raise InputError(f"{location}: {error}") from error
 
 
-def _continuation(entry: dict[str, Any], place: str) -> Any:
-    found = entry.get("continuation", entry.get("completion"))  # the second is what `neft train` reads
-    if found and (isinstance(found, str) or (isinstance(found, list) and is_token_ids(found))):
-        return found
-    raise InputError(f'{place} needs a "continuation" to score: a text that is not empty, or token ids.')
+def _continuation(entry: dict[str, Any], location: str) -> Any:
+    continuation = entry.get("continuation", entry.get("completion"))  # the second is what `neft train` reads
+    if continuation and (
+        isinstance(continuation, str) or (isinstance(continuation, list) and is_token_ids(continuation))
+    ):
+        return continuation
+    raise InputError(f'{location} needs a "continuation" to score: a text that is not empty, or token ids.')
 
 
-def _alpha(value: Any, place: str) -> Any:
+def _alpha(value: Any, location: str) -> Any:
     if value is None:
         return None
     try:
         return [check_alpha(entry) for entry in value] if isinstance(value, list) else check_alpha(value)
     except OptionError as error:
-        raise InputError(f"{place}: {error}") from error
+        raise InputError(f"{location}: {error}") from error
 
 
-def _seed(value: Any, place: str) -> int | None:
+def _seed(value: Any, location: str) -> int | None:
     if value is None or type(value) is int:
         return value
-    raise InputError(f"{place}: seed is {value!r}: it must be a whole number.")
+    raise InputError(f"{location}: seed is {value!r}: it must be a whole number.")
 
 
 def _kind_of(value: Any) -> str:

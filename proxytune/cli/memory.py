@@ -89,7 +89,7 @@ class Verdict:
 
     def row(self) -> dict[str, Any]:
         """Return the verdict as JSON has it."""
-        places = [asdict(need) | {"fits": need.fits, "num_cache_tokens": need.num_cache_tokens} for need in self.needs]
+        devices = [asdict(need) | {"fits": need.fits, "num_cache_tokens": need.num_cache_tokens} for need in self.needs]
         length = self.tokens_per_request or self.max_context
         reason = self.reason()
         rows = f", {self.num_cache_tokens // length:,} requests of {length:,}" if length else ""
@@ -99,28 +99,30 @@ class Verdict:
             "num_cache_tokens": self.num_cache_tokens,
             "tokens_per_request": length,
             "num_requests": self.num_cache_tokens // length if length else None,
-            "places": places,
+            "places": devices,
             "text": text if reason is None else f"does not fit: {reason}.",
         }
 
 
 def judge(roles: Sequence[Footprint], machine: Sequence[Memory]) -> Verdict:
     """Return the verdict on roles that transformers loads where their device maps say."""
-    by_place: dict[str, list[Footprint]] = {}
+    roles_by_device: dict[str, list[Footprint]] = {}
     for role in roles:
-        by_place.setdefault(_place(role.device_map, machine), []).append(role)
+        roles_by_device.setdefault(_place(role.device_map, machine), []).append(role)
     free = {memory.place: memory.free_bytes for memory in machine}
-    weights = {place: sum(role.weight_bytes for role in found) for place, found in by_place.items()}
-    left = {place: max(0, size - weights.get(place, 0)) for place, size in free.items()}
-    free[_SPREAD] = sum(left[place] for place in _pool(machine))
+    weights = {
+        device: sum(role.weight_bytes for role in device_roles) for device, device_roles in roles_by_device.items()
+    }
+    left = {device: max(0, size - weights.get(device, 0)) for device, size in free.items()}
+    free[_SPREAD] = sum(left[device] for device in _pool(machine))
     needs = tuple(
         Need(
-            place=place,
-            free_bytes=free.get(place, 0),
-            weight_bytes=weights[place],
-            kv_bytes_per_token=sum(role.kv_bytes_per_token for role in found),
+            place=device,
+            free_bytes=free.get(device, 0),
+            weight_bytes=weights[device],
+            kv_bytes_per_token=sum(role.kv_bytes_per_token for role in device_roles),
         )
-        for place, found in by_place.items()
+        for device, device_roles in roles_by_device.items()
     )
     return Verdict(needs=needs, max_context=_shortest(roles))
 
@@ -149,18 +151,20 @@ def judge_engine(
     if str(options.get("kv_cache_dtype", "auto")).startswith("fp8"):
         kv_bytes //= 2 if roles[0].dtype in ("bfloat16", "float16") else 4
     part, cache_bytes = _part(options), _cache_bytes(options, environment, device)
-    wanted = num_sharing * (cache_bytes + weight_bytes) if cache_bytes is not None else int(used.total_bytes * part)
+    requested_bytes = (
+        num_sharing * (cache_bytes + weight_bytes) if cache_bytes is not None else int(used.total_bytes * part)
+    )
     limit = _whole(options, "max_model_len", 0) if options.get("max_model_len") not in (None, -1) else 0
     longest = min((length for length in (_shortest(roles), limit) if length), default=None)
     problem = None
     if num_workers > len(devices) and device == "cuda":
         problem = f"{num_workers} GPUs are asked for, and there are {len(devices)}: lower tensor_parallel_size"
-    elif wanted > used.free_bytes:
+    elif requested_bytes > used.free_bytes:
         how = f"{CPU_SPACE} (GiB of cache)" if device == "cpu" else "--engine-option gpu_memory_utilization=NUMBER"
-        problem = f"vLLM wants {gib(wanted)} of {used.place}, and {gib(used.free_bytes)} are free: set {how}"
+        problem = f"vLLM wants {gib(requested_bytes)} of {used.place}, and {gib(used.free_bytes)} are free: set {how}"
     need = Need(
         place=used.place,
-        free_bytes=wanted // num_sharing,
+        free_bytes=requested_bytes // num_sharing,
         weight_bytes=weight_bytes,
         kv_bytes_per_token=kv_bytes,
     )
@@ -205,12 +209,12 @@ def memories() -> list[Memory]:
     """Return the memory of every GPU, then of the CPU."""
     import torch
 
-    found = []
+    gpus = []
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)
-        found.append(Memory(place=f"cuda:{number}", name=name, total_bytes=total, free_bytes=free))
-    return [*found, cpu_memory()]
+        gpus.append(Memory(place=f"cuda:{number}", name=name, total_bytes=total, free_bytes=free))
+    return [*gpus, cpu_memory()]
 
 
 def cpu_memory() -> Memory:

@@ -24,14 +24,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser, commands = _parser()
     if arguments[:1] == ["bench"]:  # its options, --help too, are the benchmarks' own
         return argparse.Namespace(command="bench", run=bench.run, arguments=list(arguments[1:]))
-    own, passed_on = serve.split(arguments)
-    if own and own[0] in commands:
-        own = [own[0], *with_config(own[1:], commands[own[0]])]
-    found, unknown = parser.parse_known_args(own)
+    cli_arguments, passed_on = serve.split(arguments)
+    if cli_arguments and cli_arguments[0] in commands:
+        cli_arguments = [cli_arguments[0], *with_config(cli_arguments[1:], commands[cli_arguments[0]])]
+    args, unknown = parser.parse_known_args(cli_arguments)
     if unknown:
-        raise UnknownOptionError(_unknown_text(unknown[0], commands[found.command]))
-    found.server_options = passed_on
-    return found
+        raise UnknownOptionError(_unknown_text(unknown[0], commands[args.command]))
+    args.server_options = passed_on
+    return args
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
@@ -43,7 +43,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     parser.add_argument("--version", action="version", version=f"proxytune {proxytune.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    found = {}
+    parsers = {}
     for module in _COMMANDS:
         name = module.__name__.rpartition(".")[2].replace("_", "-")
         command = commands.add_parser(
@@ -58,9 +58,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         add_config_argument(command)
         command.add_argument("--debug", action="store_true", help="show tracebacks and other libraries' messages")
         command.set_defaults(run=module.run)
-        found[name] = command
+        parsers[name] = command
     commands.add_parser("bench", help=bench.HELP, add_help=False)
-    return parser, found
+    return parser, parsers
 
 
 def _unknown_text(option: str, command: Parser) -> str:

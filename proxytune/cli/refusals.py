@@ -25,7 +25,7 @@ def loaded_models(choice: RoleChoice, roles: Sequence[Footprint], options: Mappi
     from proxytune.vllm.adapter import is_asked_to_merge, merge_reason
 
     by_name = {role.name: role for role in roles}
-    found = []
+    models = []
     for role in roles:
         anti = by_name.get(role.weights_from or "")
         if anti is not None and anti.source == role.source:
@@ -42,16 +42,16 @@ def loaded_models(choice: RoleChoice, roles: Sequence[Footprint], options: Mappi
             )
             if is_asked_to_merge(options) or formats[0] != formats[1] or merge_reason(*arguments) is not None:
                 role = replace(role, weight_bytes=anti.weight_bytes)
-        found.append(role)
+        models.append(role)
     draft = options.get("speculative_config")
     if draft is None:
-        return found
+        return models
     if not isinstance(draft, Mapping) or draft.get("model") is not None:
         raise OptionError(
             f"speculative_config is {draft!r}: doctor plans for the expert as the draft; leave its model out."
         )
     below = by_name.get(roles[1].weights_from or "", roles[1])
-    return [*found, replace(roles[1], name="draft", weight_bytes=below.weight_bytes)]
+    return [*models, replace(roles[1], name="draft", weight_bytes=below.weight_bytes)]
 
 
 def refusals(choice: RoleChoice, roles: Sequence[Footprint], options: Mapping[str, Any], *, is_cpu: bool) -> list[str]:

@@ -195,11 +195,11 @@ def _require_available(sources: Mapping[str, str | None]) -> None:
 
 
 def _add_loading(group: Any) -> None:
-    whole = group.add_mutually_exclusive_group()
-    whole.add_argument("--quantization", metavar="BITS", help="4bit or 8bit: load the weights so (bitsandbytes)")
+    exclusive = group.add_mutually_exclusive_group()
+    exclusive.add_argument("--quantization", metavar="BITS", help="4bit or 8bit: load the weights so (bitsandbytes)")
     for bits in ("8bit", "4bit"):
         text = f"short for --quantization {bits}"
-        whole.add_argument(f"--load-in-{bits}", dest="quantization", action="store_const", const=bits, help=text)
+        exclusive.add_argument(f"--load-in-{bits}", dest="quantization", action="store_const", const=bits, help=text)
     group.add_argument("--dtype", help="float32, float16, bfloat16 or auto (as stored; the default)")
     group.add_argument("--device-map", type=_device_map, help="as in transformers: auto, cuda:1, cpu, or a JSON object")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -233,8 +233,10 @@ def _from_folder(args: argparse.Namespace, folder: str, raw_format: str) -> Role
     pairs = []
     for number, entry in enumerate(config.pairs or []):
         expert, anti = (term_from(entry[role], **_settings(args, role)) for role in ("expert", "anti"))
-        own = {key: None if getattr(args, key, None) else entry.get(key) for key in ("expert_prompt", "anti_prompt")}
-        pairs.append(Pair(expert, anti, config.alphas[number] if args.alpha is None else args.alpha, **own))
+        prompt_formats = {
+            key: None if getattr(args, key, None) else entry.get(key) for key in ("expert_prompt", "anti_prompt")
+        }
+        pairs.append(Pair(expert, anti, config.alphas[number] if args.alpha is None else args.alpha, **prompt_formats))
     stored = {f"{role}_prompt": getattr(config, f"{role}_prompt") for role in ROLES}
     has_tokenizer = load_tokenizer(Role(folder)) is not None
     return RoleChoice(
@@ -256,10 +258,10 @@ def _base(args: argparse.Namespace, source: Any) -> "Role":
     base = source if isinstance(source, Role) else Role.of(source, "base", base_url=getattr(args, "base_url", None))
     if not base.is_remote:
         return with_remote_settings(args, replace(base, **_settings(args, "base")))
-    own = next((name for name in _SETTINGS if getattr(args, f"base_{name}") is not None), None)
-    if own is not None:
+    key = next((name for name in _SETTINGS if getattr(args, f"base_{name}") is not None), None)
+    if key is not None:
         raise OptionError(
-            f"--base-{own.replace('_', '-')} is for a base that is loaded here: {base.name_or_path!r} is behind an API."
+            f"--base-{key.replace('_', '-')} is for a base that is loaded here: {base.name_or_path!r} is behind an API."
         )
     return with_remote_settings(args, base)
 
@@ -299,26 +301,26 @@ def _rule(args: argparse.Namespace) -> str | None:
 
 def _settings(args: argparse.Namespace, role: str) -> dict[str, Any]:
     """Return what was said about loading this role: its own word first, then the one for all."""
-    found = {}
+    settings = {}
     for name in _SETTINGS:
-        own = getattr(args, f"{role}_{name}")
-        value = own if own is not None else getattr(args, name)
+        role_value = getattr(args, f"{role}_{name}")
+        value = role_value if role_value is not None else getattr(args, name)
         if value is not None:
-            found[name] = value
+            settings[name] = value
     flags = {"trust_remote_code": args.trust_remote_code}
     if role == "expert":
         flags["trust_adapter_base"] = args.trust_adapter_base
-    return found | flags
+    return settings | flags
 
 
 def _formats(args: argparse.Namespace, stored: Mapping[str, str], raw_format: str) -> dict[str, str]:
-    found = {}
+    formats = {}
     for role in ROLES:
         key = f"{role}_prompt"
         name = getattr(args, key, None) or stored.get(key, "raw")
         is_open = name == "raw" and getattr(args, key, None) is None
-        found[key] = PromptFormat(raw_format if is_open else name).name
-    return found
+        formats[key] = PromptFormat(raw_format if is_open else name).name
+    return formats
 
 
 def _stored_eos(folder: Path) -> tuple[int, ...] | None:

@@ -51,10 +51,10 @@ class Expected:
             return f"belongs to prompt {index}, and there are only {len(self.given)} prompts"
         if sequence >= self.num_sequences:
             return f"is answer {sequence} of a prompt, and only {self.num_sequences} are asked for"
-        wanted = dict(self.given[index])
-        if "seed" in wanted:
-            wanted["seed"] += sequence
-        wrong = next((key for key, value in wanted.items() if row.get(key) != value), None)
+        expected = dict(self.given[index])
+        if "seed" in expected:
+            expected["seed"] += sequence
+        wrong = next((key for key, value in expected.items() if row.get(key) != value), None)
         return None if wrong is None else f"has another {wrong} than prompt {index}"
 
 
@@ -95,9 +95,9 @@ def existing_lines(path: Path, expected: Expected) -> tuple[list[Line], bool]:
         data = path.read_bytes()
     except OSError as error:
         raise OutputError(f"cannot read {str(path)!r} to go on with it: {error.strerror or error}.") from error
-    *whole, torn = data.split(b"\n")
+    *complete, torn = data.split(b"\n")
     lines: dict[tuple[int, int], Line] = {}
-    for number, line in enumerate(whole, 1):
+    for number, line in enumerate(complete, 1):
         row = _parsed(line)
         problem = expected.problem(row)
         if problem is not None:
@@ -107,7 +107,7 @@ def existing_lines(path: Path, expected: Expected) -> tuple[list[Line], bool]:
             )
         key = (row["index"], row.get("sequence", 0))
         lines[key] = Line(*key, expected.num_sequences, line.decode() + "\n", is_final="error" not in row)
-    return list(lines.values()), not torn and len(lines) == len(whole)
+    return list(lines.values()), not torn and len(lines) == len(complete)
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:

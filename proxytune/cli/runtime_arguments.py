@@ -43,13 +43,13 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
         OptionError: One was given twice.
         UnknownOptionError: They were given, and vLLM was not asked for.
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, value in getattr(args, "engine_options", None) or ():
-        if name in found:
+        if name in options:
             raise OptionError(f"--engine-option {name} was given twice: give it once.")
-        found[name] = value
-    require_engine(args, "--engine-option", found)
-    return found
+        options[name] = value
+    require_engine(args, "--engine-option", options)
+    return options
 
 
 def require_engine(args: argparse.Namespace, option: str, value: Any) -> None:

@@ -73,7 +73,9 @@ def _score(
         )
         # Whole batches, so that a resumed run decodes the rest in the batches of an uninterrupted one; vLLM has none.
         while part := list(islice(scores, 1 if generator.runtime == "vllm" else args.batch_size)):
-            sink.write([json_line(_fields(rows[place], score, given[rows[place].index])) for place, score in part])
+            sink.write(
+                [json_line(_fields(rows[position], score, given[rows[position].index])) for position, score in part]
+            )
             bar.update(len(part))
 
 

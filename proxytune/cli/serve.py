@@ -39,8 +39,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     given = list(arguments)
     if given[:1] != ["serve"] or "--" not in given:
         return given, []
-    place = given.index("--")
-    return given[:place], given[place + 1 :]
+    separator_index = given.index("--")
+    return given[:separator_index], given[separator_index + 1 :]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,21 +70,21 @@ def run(args: argparse.Namespace) -> int:
     from proxytune.cli.served import served
 
     passed_on = PassedOn(args.server_options)
-    found = served(choice, passed_on.engine_options)
+    served_model = served(choice, passed_on.engine_options)
     settings = ServerSettings(
         host=args.host,
         port=args.port,
         served_model_name=args.served_model_name or _name(args, is_bundled=choice.is_bundled),
         api_key=api_key,
-        tokenizer=found.tokenizer,
-        tokenizer_revision=found.tokenizer_revision,
-        prompt_format=found.prompt_format,
-        chats=found.chats,
-        eos_token_ids=found.eos_token_ids,
+        tokenizer=served_model.tokenizer,
+        tokenizer_revision=served_model.tokenizer_revision,
+        prompt_format=served_model.prompt_format,
+        chats=served_model.chats,
+        eos_token_ids=served_model.eos_token_ids,
         trust_remote_code=args.trust_remote_code,
     )
     _require_runnable(choice, passed_on.engine_options)
-    arguments = passed_on.arguments(found.composite, settings)
+    arguments = passed_on.arguments(served_model.composite, settings)
     require_engine(arguments)
     note("starting: vLLM loads the models and prepares its kernels, which takes a minute or more.")
     with engine_log(is_debug=args.debug) as log:
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
         except RuntimeError as error:  # vLLM's word for an engine that did not come up
             raise RuntimeUnsupportedError(f"vLLM's engine does not start: {log.cause() or error}") from error
         finally:
-            if found.composite.merged is not None:
-                found.composite.merged.cleanup()
+            if served_model.composite.merged is not None:
+                served_model.composite.merged.cleanup()
         if is_asked_for:
             note("stopped.")
             return 0
@@ -141,11 +141,11 @@ def _api_key(path: str | None) -> str | None:
     Raises:
         InputError: The file cannot be read or is empty.
     """
-    found = next((key for name in _KEYS if (key := os.environ.get(name))), None)
+    environment_key = next((key for name in _KEYS if (key := os.environ.get(name))), None)
     for name in _KEYS:
         os.environ.pop(name, None)  # the engine's processes need none
     if path is None:
-        return found
+        return environment_key
     try:
         key = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

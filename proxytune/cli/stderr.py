@@ -81,5 +81,5 @@ def starting_engine(*, is_debug: bool) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _show(message: Any, category: type[Warning], *place: Any, **kwargs: Any) -> None:
+def _show(message: Any, category: type[Warning], *location: Any, **kwargs: Any) -> None:
     note(f"warning: {message}")

@@ -101,8 +101,8 @@ class _Tracing:
         per_prompt = len(args.alphas or [None])
         # Without a seed every prompt draws anew, but with the same draws at each of its strengths.
         drawn = [secrets.randbits(48) for _ in range(len(seeds) // per_prompt)]
-        own = [drawn[place // per_prompt] if seed is None else seed for place, seed in enumerate(seeds)]
-        self._seeds = own if is_drawn else seeds
+        drawn_seeds = [drawn[position // per_prompt] if seed is None else seed for position, seed in enumerate(seeds)]
+        self._seeds = drawn_seeds if is_drawn else seeds
 
     def run(self, rows: Sequence[InputRow], sink: Sink) -> None:
         """Load the models and write a line as soon as a row is done."""
@@ -136,8 +136,8 @@ class _Tracing:
             yield self._line(row, trace.text, trace, {})
 
     def _line(self, row: InputRow, text: str, trace: "Trace | None", extra: dict[str, Any]) -> Line:
-        found = {} if trace is None else trace.row()
-        return json_line({"index": row.index, **self._given[row.index], "text": text, **extra, **found})
+        trace_fields = {} if trace is None else trace.row()
+        return json_line({"index": row.index, **self._given[row.index], "text": text, **extra, **trace_fields})
 
 
 def _choose(args: argparse.Namespace) -> RoleChoice:
@@ -158,8 +158,8 @@ def _rows(args: argparse.Namespace) -> list[InputRow]:
     if args.continuation is not None:
         if not args.continuation:
             raise InputError("--continuation is empty: there is nothing to trace.")
-        own = {"continuation": args.continuation}
-        rows = [replace(row, continuation=args.continuation, given=row.given | own) for row in rows]
+        continuation_field = {"continuation": args.continuation}
+        rows = [replace(row, continuation=args.continuation, given=row.given | continuation_field) for row in rows]
     if not args.alphas:
         return rows
     spread = [replace(row, alpha=alpha) for row in rows for alpha in args.alphas]
@@ -169,9 +169,9 @@ def _rows(args: argparse.Namespace) -> list[InputRow]:
 def alpha_list(text: str) -> list[float]:
     """Return the numbers of a comma-separated list."""
     try:
-        found = [check_alpha(float(part)) for part in text.split(",")]
+        alphas = [check_alpha(float(part)) for part in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of finite numbers, as in 0,1,2") from error
-    if len(set(found)) < len(found):
+    if len(set(alphas)) < len(alphas):
         raise argparse.ArgumentTypeError(f"{text!r} names a strength twice")
-    return found
+    return alphas

@@ -139,9 +139,9 @@ def _frame(page: str) -> str:
 
 def formats_of(formats: Mapping[str, str], pairs: Sequence[Any]) -> dict[str, str]:
     """Return the format of each role, base first; `pairs` may have formats of their own."""
-    found = {"base": formats["base_prompt"]}
+    role_formats = {"base": formats["base_prompt"]}
     for number, pair in enumerate(pairs, 1):
         suffix = f"_{number}" if len(pairs) > 1 else ""
-        found[f"expert{suffix}"] = pair.expert_prompt or formats["expert_prompt"]
-        found[f"anti{suffix}"] = pair.anti_prompt or formats["anti_prompt"]
-    return found
+        role_formats[f"expert{suffix}"] = pair.expert_prompt or formats["expert_prompt"]
+        role_formats[f"anti{suffix}"] = pair.anti_prompt or formats["anti_prompt"]
+    return role_formats

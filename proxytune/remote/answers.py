@@ -60,11 +60,11 @@ class Reader:
         """
         tops, tokens = _tops(choice, len(token_ids) + 1)
         self._require_same(tokens, token_ids)
-        found = []
+        distributions = []
         for top, token in list(zip(tops, tokens, strict=True))[-num_positions:]:
             self._require_clear(top, token)
-            found.append(self._by_name(top, token))
-        return found
+            distributions.append(self._by_name(top, token))
+        return distributions
 
     def of_prompt(self, choice: Mapping[str, Any], token_ids: Sequence[int], num_positions: int) -> list[Distribution]:
         """Return the last distributions from vLLM's `prompt_logprobs`, and from what was generated behind them.
@@ -75,16 +75,18 @@ class Reader:
         entries = choice.get("prompt_logprobs")
         if not isinstance(entries, list) or len(entries) != len(token_ids):
             raise TransientError("an answer without prompt_logprobs for every token")
-        found = []
-        for place in range(len(token_ids) - num_positions + 1, len(token_ids)):
-            entry = entries[place]
+        distributions = []
+        for position in range(len(token_ids) - num_positions + 1, len(token_ids)):
+            entry = entries[position]
             if not isinstance(entry, Mapping) or not all(isinstance(each, Mapping) for each in entry.values()):
                 raise TransientError("prompt_logprobs that are not objects")
-            if str(token_ids[place]) not in entry:
+            if str(token_ids[position]) not in entry:
                 raise TransientError("prompt_logprobs of another prompt")
             top = {name: each.get("logprob") for name, each in entry.items()}
-            found.append(self._distribution(self._only_likeliest(top, str(token_ids[place])), _whole_numbers))
-        return [*found, self.generated(choice)]
+            distributions.append(
+                self._distribution(self._only_likeliest(top, str(token_ids[position])), _whole_numbers)
+            )
+        return [*distributions, self.generated(choice)]
 
     def _contents(self, content: Sequence[Any]) -> Distribution:
         """Read the form that llama.cpp has in common with chat completions: a list of objects, with ids or texts."""
@@ -137,8 +139,8 @@ class Reader:
 
     def _named_ids(self, names: Sequence[str]) -> list[int]:
         """Return ids, `_UNCLEAR` for names that are not clear."""
-        found = [self._names.token_id(name) for name in names]
-        return [_UNCLEAR if index is None else index for index in found]
+        ids = [self._names.token_id(name) for name in names]
+        return [_UNCLEAR if index is None else index for index in ids]
 
     def _distribution(self, top: Mapping[str, Any], ids_of: Any) -> Distribution:
         if not top:
@@ -158,13 +160,13 @@ class Reader:
         ids, values = ids[~is_outside], values[~is_outside]
         if len(np.unique(ids)) != len(ids):
             raise TransientError("the same token twice")
-        found = Distribution.of(ids, values, vocab_size=self._vocab_size)
-        if not len(found.token_ids):
+        distribution = Distribution.of(ids, values, vocab_size=self._vocab_size)
+        if not len(distribution.token_ids):
             raise RemoteError(
                 f"none of the {len(top)} likeliest tokens can be told from the server's names for them "
                 f"({', '.join(map(repr, list(top)[:3]))}): a server that gives token ids, as vLLM, has no such rows."
             )
-        return found
+        return distribution
 
 
 def choices_of(answer: Any, num_prompts: int) -> list[Mapping[str, Any]]:
@@ -190,7 +192,7 @@ def _tops(choice: Mapping[str, Any], length: int) -> tuple[list[Mapping[str, Any
         raise TransientError("an answer without log-probabilities")
     if len(tops) != length or len(tokens) != length:
         raise TransientError(f"log-probabilities of {len(tops)} tokens instead of {length}")
-    shown = [{} if top is None and place == 0 and length > 1 else top for place, top in enumerate(tops)]
+    shown = [{} if top is None and position == 0 and length > 1 else top for position, top in enumerate(tops)]
     if not all(isinstance(top, Mapping) for top in shown) or not all(isinstance(token, str) for token in tokens):
         raise TransientError("log-probabilities that are not objects")
     return shown, tokens
@@ -201,12 +203,12 @@ def _checked(values: Sequence[Any]) -> NDArray[np.float64]:
     try:
         if not {type(value) for value in values} <= {float, int}:
             raise TypeError
-        found = np.array(values, dtype=np.float64)
+        logprobs = np.array(values, dtype=np.float64)
     except (TypeError, OverflowError) as error:
         raise TransientError("log-probabilities that are not numbers") from error
-    if not np.isfinite(found).all() or found.max() > _ROUNDING or np.exp(found).sum() > _MOST_MASS:
+    if not np.isfinite(logprobs).all() or logprobs.max() > _ROUNDING or np.exp(logprobs).sum() > _MOST_MASS:
         raise TransientError("numbers that are not log-probabilities")
-    return np.clip(found, LEAST_LOGPROB, 0.0)
+    return np.clip(logprobs, LEAST_LOGPROB, 0.0)
 
 
 def _whole_numbers(names: Sequence[str]) -> list[int]:

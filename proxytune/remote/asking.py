@@ -121,8 +121,8 @@ class Asker:
                 theirs = choice.get("prompt_token_ids")
                 if self.form.takes_ids and isinstance(theirs, list) and theirs != list(ids):
                     raise TransientError("an answer to a prompt of other tokens")
-            found: list[Distribution] = read(choices)
-            return found
+            distributions: list[Distribution] = read(choices)
+            return distributions
 
         return Call(self.body(prompts, **fields), checked, cost)
 

@@ -115,7 +115,7 @@ class RemoteModel:
         refused: dict[Verification, RemoteError] = {}
         for way in self._ways_for(query):
             try:
-                found = await self._ask(way, query)
+                distributions = await self._ask(way, query)
             except UnclearError:
                 continue
             except RemoteError as error:
@@ -124,7 +124,7 @@ class RemoteModel:
                 refused[way] = error
                 continue
             self._give_up(refused)
-            return found
+            return distributions
         raise next(iter(refused.values()))
 
     def _ways_for(self, query: Query) -> tuple[Verification, ...]:

@@ -140,14 +140,14 @@ class Probe:
 
     def _with_count(self, form: Form, gives_ids: bool) -> tuple[Form, int | None, Distribution]:
         """Find how many log-probabilities there are per position."""
-        wanted = self._settings.top_logprobs
-        counts: Sequence[int] = (wanted,) if wanted else (-1, self._width, *_COUNTS) if gives_ids else _COUNTS
+        requested = self._settings.top_logprobs
+        counts: Sequence[int] = (requested,) if requested else (-1, self._width, *_COUNTS) if gives_ids else _COUNTS
         most = self._width
         for count in (count for count in counts if count <= most):
-            found = self._tried("single", replace(form, count=count), self._query)
-            if found is None:
+            distributions = self._tried("single", replace(form, count=count), self._query)
+            if distributions is None:
                 continue
-            [last] = found
+            [last] = distributions
             num_seen = len(last.token_ids)
             if num_seen >= _WHOLE_SHARE * self._width and last.mass > _WHOLE_MASS:
                 return replace(form, count=count), None, last
@@ -155,13 +155,13 @@ class Probe:
             if 0 < count <= num_seen * (1 if gives_ids else 2):
                 return replace(form, count=count), count, last
             most = min(most, num_seen)
-        asked = f"top_logprobs={wanted}: ask for fewer" if wanted else "log-probabilities that can be used"
+        asked = f"top_logprobs={requested}: ask for fewer" if requested else "log-probabilities that can be used"
         raise RoleError(f"the server at {self._settings.base_url} does not give {asked}. {self._refused}".rstrip())
 
     def _ways(self, form: Form, last: Distribution) -> tuple[Verification, ...]:
         """Find how several positions can be asked for at once; every way must give what plain requests give."""
-        wanted = self._settings.verification
-        if wanted == "single":
+        requested = self._settings.verification
+        if requested == "single":
             return ("single",)
         plain = self._tried("prompts", form, self._query)
         takes_lists = plain is not None and _is_same(plain[1], last)
@@ -170,13 +170,13 @@ class Probe:
             plain = None if first is None else [first[0], last]
         ways: list[Verification] = []
         for way in _ONE_PASS:
-            if plain is not None and not ways and wanted in ("auto", way):
-                found = self._tried(way, form, self._query)
-                ways += [way] if found is not None and all(map(_is_same, found, plain)) else []
+            if plain is not None and not ways and requested in ("auto", way):
+                distributions = self._tried(way, form, self._query)
+                ways += [way] if distributions is not None and all(map(_is_same, distributions, plain)) else []
         ways += ["prompts"] if takes_lists else []
-        if wanted != "auto" and wanted not in ways:
+        if requested != "auto" and requested not in ways:
             raise RoleError(
-                f"verification is {wanted!r}, which the server at {self._settings.base_url} does not know: leave it "
+                f"verification is {requested!r}, which the server at {self._settings.base_url} does not know: leave it "
                 "at 'auto'."
             )
         return (*ways, "single")
@@ -204,19 +204,19 @@ class Probe:
 
         def read(answer: Any) -> _T | None:
             try:
-                found = call.read(answer)
+                result = call.read(answer)
             except OutsideVocabularyError as error:
                 outside.append(error)
                 return None
             except (TransientError, UnclearError, RemoteError):
                 return None
             self.named_tokens |= named_tokens(answer)
-            return found
+            return result
 
         for _ in range(_NUM_ATTEMPTS):
-            found = self._client.submit(self._client.complete(Call(call.body, read, call.cost))).result()
-            if found is not None:
-                return found
+            result = self._client.submit(self._client.complete(Call(call.body, read, call.cost))).result()
+            if result is not None:
+                return result
         if len(outside) == _NUM_ATTEMPTS:
             raise VocabularyError(f"the base's server gives {outside[0]}: {WAY_OUT}")
         return None
@@ -230,8 +230,8 @@ _ONE_PASS: tuple[Verification, ...] = ("prompt_logprobs", "echo")
 
 def _is_same(first: Distribution, second: Distribution) -> bool:
     """Return whether two answers are for the same place."""
-    ids, places, others = np.intersect1d(first.token_ids, second.token_ids, return_indices=True)
+    ids, first_indices, second_indices = np.intersect1d(first.token_ids, second.token_ids, return_indices=True)
     if 2 * len(ids) < min(len(first.token_ids), len(second.token_ids)):
         return False
-    difference = np.exp(first.logprobs[places]) - np.exp(second.logprobs[others])
+    difference = np.exp(first.logprobs[first_indices]) - np.exp(second.logprobs[second_indices])
     return bool(np.abs(difference).max() < _SAME_PROBABILITY)

@@ -35,11 +35,11 @@ class PromptTexts:
         text: str = self._tokenizer.decode(rest, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         read = self.encode(text)
         if read != ids:
-            place = next((place for place, pair in enumerate(zip(ids, read, strict=False)) if pair[0] != pair[1]), None)
-            place = min(len(ids), len(read)) if place is None else place
+            index = next((index for index, pair in enumerate(zip(ids, read, strict=False)) if pair[0] != pair[1]), None)
+            index = min(len(ids), len(read)) if index is None else index
             raise RemoteError(
                 f"this row cannot be sent as text: its {len(ids)} tokens read {text[-60:]!r} at their end, which the "
-                f"tokenizer cuts otherwise from token {place} on; a server that takes token ids, as vLLM, has no such "
+                f"tokenizer cuts otherwise from token {index} on; a server that takes token ids, as vLLM, has no such "
                 "rows."
             )
         return text

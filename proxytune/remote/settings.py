@@ -85,7 +85,7 @@ class RemoteSettings:
 
 def _require_url(url: Any) -> None:
     """Raise OptionError for what is no plain http(s) URL; the text never shows what may be a password."""
-    wanted = "must be http://host[:port]/v1 or https://…, as the server's own documentation names it"
+    requirement = "must be http://host[:port]/v1 or https://…, as the server's own documentation names it"
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
         host, has_password = (parts.hostname, "@" in parts.netloc) if parts else (None, False)
@@ -94,11 +94,11 @@ def _require_url(url: Any) -> None:
         host, has_password, parts = None, "@" in url, None
     if has_password or (parts is not None and (parts.query or parts.fragment)):
         raise OptionError(
-            f"base_url {wanted}, and this one has a user, a password, a query or a fragment: "
+            f"base_url {requirement}, and this one has a user, a password, a query or a fragment: "
             "put the key into the environment variable that api_key_env names."
         )
     if parts is None or parts.scheme not in ("http", "https") or not host or re.search(r"\s", url):
-        raise OptionError(f"base_url is {url!r}: it {wanted}.")
+        raise OptionError(f"base_url is {url!r}: it {requirement}.")
 
 
 def _require_environment_name(name: Any) -> None:
@@ -110,9 +110,9 @@ def _require_environment_name(name: Any) -> None:
         )
 
 
-def _require(is_right: bool, name: str, value: Any, wanted: str) -> None:
+def _require(is_right: bool, name: str, value: Any, requirement: str) -> None:
     if not is_right:
-        raise OptionError(f"{name} is {value!r}: it must be {wanted}.")
+        raise OptionError(f"{name} is {value!r}: it must be {requirement}.")
 
 
 def _require_whole(name: str, value: Any, *, least: int) -> None:

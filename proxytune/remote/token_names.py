@@ -46,9 +46,9 @@ class TokenNames:
     def _texts(self) -> dict[str, int | None]:
         with self._lock:
             if self._ids_by_text is None:
-                found: dict[str, int | None] = {}
+                ids_by_text: dict[str, int | None] = {}
                 for token_id in sorted(self._tokenizer.get_vocab().values()):
                     text = token_text(self._tokenizer, token_id)
-                    found[text] = None if text in found or BROKEN in text or not text else token_id
-                self._ids_by_text = found
+                    ids_by_text[text] = None if text in ids_by_text or BROKEN in text or not text else token_id
+                self._ids_by_text = ids_by_text
             return self._ids_by_text

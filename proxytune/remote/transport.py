@@ -266,10 +266,10 @@ def _message(body: bytes) -> str:
     """Return what an answer says in words, whichever of the usual forms it has."""
     text = body[:100_000].decode(errors="replace")
     try:
-        found = json.loads(text)
+        message = json.loads(text)
     except (ValueError, RecursionError):
         return text
     for name in ("error", "message", "detail"):
-        if isinstance(found, Mapping) and found.get(name):
-            found = found[name]
-    return found if isinstance(found, str) else text
+        if isinstance(message, Mapping) and message.get(name):
+            message = message[name]
+    return message if isinstance(message, str) else text

@@ -22,13 +22,13 @@ WAY_OUT = "proxy tuning adds logits id by id, so choose models of one family wit
 
 def named_tokens(answer: Any) -> dict[int, str]:
     """Return the ids in a valid answer that come with their text: vLLM's prompt_logprobs, llama.cpp's content."""
-    found: dict[int, str] = {}
+    texts_by_id: dict[int, str] = {}
     for choice in answer["choices"]:
         for entry in choice.get("prompt_logprobs") or ():
-            found |= {int(index): each.get("decoded_token") for index, each in (entry or {}).items()}
+            texts_by_id |= {int(index): each.get("decoded_token") for index, each in (entry or {}).items()}
         for entry in (choice.get("logprobs") or {}).get("content") or ():
-            found |= {each["id"]: each.get("token") for each in entry["top_logprobs"] if "id" in each}
-    return {index: text for index, text in found.items() if isinstance(text, str)}
+            texts_by_id |= {each["id"]: each.get("token") for each in entry["top_logprobs"] if "id" in each}
+    return {index: text for index, text in texts_by_id.items() if isinstance(text, str)}
 
 
 def require_same_names(named: Mapping[int, str], tokenizer: Any) -> None:
@@ -104,12 +104,14 @@ def _num_read(client: Client, settings: RemoteSettings, cost: Cost) -> int | Non
 def _require_equal(ours: list[int], theirs: list[int], tokenizer: Any) -> None:
     if ours == theirs:
         return
-    place = next((place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
-    if place is None:
+    position = next(
+        (position for position, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None
+    )
+    if position is None:
         where = f"{len(theirs)} tokens at the server and {len(ours)} in the tokenizer"
     else:
         where = (
-            f"token {place} is id {theirs[place]} at the server and id {ours[place]} "
-            f"({token_text(tokenizer, ours[place])!r}) in the tokenizer"
+            f"token {position} is id {theirs[position]} at the server and id {ours[position]} "
+            f"({token_text(tokenizer, ours[position])!r}) in the tokenizer"
         )
     raise VocabularyError(f"the base's server cuts a text into other tokens ({where}): {WAY_OUT}")

@@ -51,22 +51,22 @@ def draw(trace: Trace, top: float) -> Chart:
     """Return the chart of a text with `top` nats at its upper edge; infinity is drawn there."""
     count = len(trace.tokens)
     width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    places = tuple(_LEFT + width * (place + 0.5) / max(count, 1) for place in range(count))
+    positions = tuple(_LEFT + width * (index + 0.5) / max(count, 1) for index in range(count))
 
     def path(values: Sequence[float]) -> str:
         points = [
             f"{x:.1f} {_TOP + height * (1 - min(value, top) / top):.1f}"
-            for x, value in zip(places, values, strict=True)
+            for x, value in zip(positions, values, strict=True)
         ]
         if len(points) == 1:  # a line of one point would not be seen
-            points.append(f"{places[0] + 0.1:.1f} {points[0].split()[1]}")
+            points.append(f"{positions[0] + 0.1:.1f} {points[0].split()[1]}")
         return f"M{' L'.join(points)}" if points else ""
 
     lines = _lines(trace)
     return Chart(
         series=tuple(Series(name=name, path=path(values), style=style) for style, (name, values) in enumerate(lines)),
         ticks=tuple((_TOP + height * (1 - share), f"{top * share:g}") for share in (0.0, 0.5, 1.0)),
-        places=places,
+        places=positions,
         description=_described(lines[0][1]),
     )
 

@@ -61,11 +61,11 @@ def render(texts: Sequence[TracedText], *, title: str = "What steering did", ori
 
 
 def _groups(texts: Sequence[TracedText]) -> list[_Group]:
-    found: dict[str, list[int]] = {}
+    numbers_by_prompt: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
-        found.setdefault(json.dumps([text.name, text.prompt]), []).append(number)
+        numbers_by_prompt.setdefault(json.dumps([text.name, text.prompt]), []).append(number)
     groups = []
-    for numbers in found.values():
+    for numbers in numbers_by_prompt.values():
         top = highest([texts[number].trace for number in numbers])
         columns = tuple(
             _Column(

@@ -41,18 +41,18 @@ def read_traced_texts(path: str | Path) -> list[TracedText]:
         InputError: The file cannot be read, or a line is no trace; the text names it.
     """
     path = Path(path).expanduser()
-    found = []
+    texts = []
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             try:
                 row = json.loads(line, parse_constant=_refused)
                 if not (isinstance(row, Mapping) and "error" in row):
-                    found.append(_traced_text(row))
+                    texts.append(_traced_text(row))
             except (ValueError, RecursionError) as error:  # an InputError too
                 raise InputError(f"line {number} of {str(path)!r} cannot be used: {error}") from error
-    if not found:
+    if not texts:
         raise InputError(f"{str(path)!r} holds no trace: write some with `proxytune trace --output`.")
-    return found
+    return texts
 
 
 def read_origin(path: str | Path) -> str | None:

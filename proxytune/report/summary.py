@@ -62,7 +62,7 @@ def summarise(texts: Sequence[TracedText]) -> list[Summary]:
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[TracedText]] = {}
     for text in texts:
         groups.setdefault((text.strength, text.trace.pairs), []).append(text)
-    return [_summary(strength, pairs, found) for (strength, pairs), found in groups.items()]
+    return [_summary(strength, pairs, group) for (strength, pairs), group in groups.items()]
 
 
 def _summary(strength: str, pairs: tuple[tuple[str, str], ...], texts: Sequence[TracedText]) -> Summary:
@@ -75,8 +75,12 @@ def _summary(strength: str, pairs: tuple[tuple[str, str], ...], texts: Sequence[
         changed_share=_mean([float(token.is_changed) for token in tokens]),
         kl_combined_base=_mean([token.kl_combined_base for token in tokens]),
         pairs=pairs,
-        kl_expert_anti=tuple(_mean([token.kl_expert_anti[place] for token in tokens]) for place in range(len(pairs))),
-        cross_entropy=tuple(_mean([token.cross_entropy[place] for token in tokens]) for place in range(len(pairs))),
+        kl_expert_anti=tuple(
+            _mean([token.kl_expert_anti[pair_index] for token in tokens]) for pair_index in range(len(pairs))
+        ),
+        cross_entropy=tuple(
+            _mean([token.cross_entropy[pair_index] for token in tokens]) for pair_index in range(len(pairs))
+        ),
         shift=_mean([token.shift for token in tokens]),
         min_count=min_count,
         moved=_most_moved(texts, min_count),
@@ -84,21 +88,21 @@ def _summary(strength: str, pairs: tuple[tuple[str, str], ...], texts: Sequence[
 
 
 def _most_moved(texts: Sequence[TracedText], min_count: int) -> tuple[MovedToken, ...]:
-    places: dict[int, list[tuple[TokenTrace, str]]] = defaultdict(list)
+    occurrences_by_id: dict[int, list[tuple[TokenTrace, str]]] = defaultdict(list)
     for text in texts:
         read = [token.chosen.text for token in text.trace.tokens]
-        for place, token in enumerate(text.trace.tokens):
-            context = "".join(read[max(0, place + 1 - _CONTEXT) : place + 1])
-            places[token.token_id].append((token, context))
+        for position, token in enumerate(text.trace.tokens):
+            context = "".join(read[max(0, position + 1 - _CONTEXT) : position + 1])
+            occurrences_by_id[token.token_id].append((token, context))
     moved = [
         MovedToken(
-            text=found[0][0].chosen.text,
-            count=len(found),
-            shift=fmean(token.shift for token, _ in found),
-            context=Counter(context for _, context in found).most_common(1)[0][0],
+            text=occurrences[0][0].chosen.text,
+            count=len(occurrences),
+            shift=fmean(token.shift for token, _ in occurrences),
+            context=Counter(context for _, context in occurrences).most_common(1)[0][0],
         )
-        for found in places.values()
-        if len(found) >= min_count
+        for occurrences in occurrences_by_id.values()
+        if len(occurrences) >= min_count
     ]
     raised = [token for token in moved if token.shift >= _LEAST_SHIFT]
     return tuple(sorted(raised, key=lambda token: (-token.shift, -token.count, token.text))[:_NUM_MOVED])

@@ -67,11 +67,11 @@ def _is_missing(known: Mapping[str, Any] | None, *, is_retried: bool) -> bool:
 
 
 def _task(row: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
-    own = {"dataset": row["dataset"], "instruction": row["instruction"]}
+    shared = {"dataset": row["dataset"], "instruction": row["instruction"]}
     return {
         "id": [row["column"], row["index"]],
-        "reference": {**own, "output": reference.outputs[row["instruction"]], "generator": reference.generator},
-        "output": {**own, "output": row["output"], "generator": row["column"]},
+        "reference": {**shared, "output": reference.outputs[row["instruction"]], "generator": reference.generator},
+        "output": {**shared, "output": row["output"], "generator": row["column"]},
     }
 
 

@@ -33,7 +33,7 @@ def official_annotations(
     rows: Sequence[Mapping[str, Any]], known: Mapping[Key, Mapping[str, Any]], reference: Reference
 ) -> dict[str, list[dict[str, Any]]]:
     """Return by column what AlpacaEval's annotations.json holds, in the run's order; a missing `preference` is null."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_column: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         verdict = known.get((row["column"], row["index"]), {})
         annotation = {
@@ -50,8 +50,8 @@ def official_annotations(
         annotation["raw_completion"] = annotation.pop("preference_raw_completion", None)
         if "error" in verdict:
             annotation["error"] = verdict["error"]
-        found.setdefault(row["column"], []).append(annotation)
-    return found
+        by_column.setdefault(row["column"], []).append(annotation)
+    return by_column
 
 
 def figures(
@@ -67,8 +67,10 @@ def figures(
     summary = summarise(judged, MEASURES, seed=seed)
     notes, scores = [_NO_CONTROL if control is None else f"length-controlled form: {control.form}"], {}
     controlled = {} if control is None else controlled_rates(annotations, control)
-    for column, found in annotations.items():
-        scored = alpacaeval.score([Row(place=f"{column}, row {n}", fields=one) for n, one in enumerate(found, 1)])
+    for column, column_annotations in annotations.items():
+        scored = alpacaeval.score(
+            [Row(place=f"{column}, row {n}", fields=one) for n, one in enumerate(column_annotations, 1)]
+        )
         metrics = dict(scored.metrics)
         if column in controlled:
             metrics["length_controlled_win_rate"] = controlled[column].metric
@@ -93,7 +95,9 @@ def report(found: Mapping[str, Any]) -> str:
 
 def _missing(annotations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return why verdicts are missing, the commonest reasons first."""
-    reasons = Counter(one["error"] for found in annotations.values() for one in found if "error" in one)
+    reasons = Counter(
+        one["error"] for column_annotations in annotations.values() for one in column_annotations if "error" in one
+    )
     notes = [f"missing ({count}): {reason.rstrip('.')}" for reason, count in reasons.most_common(_MOST_REASONS)]
     return [*notes, "--retry-missing asks the judge again"] if notes else []
 

@@ -86,17 +86,17 @@ class InstructionsPart:
     def predict(self, answerer: Answerer, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Answer these instructions; one that is too long for a role gets no answer, and says so."""
         try:
-            found: list[Completion | ContextLengthError] = [*self._answers(answerer, indices)]
+            answers: list[Completion | ContextLengthError] = [*self._answers(answerer, indices)]
         except ContextLengthError:
-            found = [self._answer(answerer, index) for index in indices]
-        return [_row(self.instructions[index], one) for index, one in zip(indices, found, strict=True)]
+            answers = [self._answer(answerer, index) for index in indices]
+        return [_row(self.instructions[index], one) for index, one in zip(indices, answers, strict=True)]
 
     def _answer(self, answerer: Answerer, index: int) -> Completion | ContextLengthError:
         try:
-            [found] = self._answers(answerer, [index])
+            [answer] = self._answers(answerer, [index])
         except ContextLengthError as error:
             return error
-        return found
+        return answer
 
     def _answers(self, answerer: Answerer, indices: Sequence[int]) -> list[Completion]:
         return answerer.generator.generate(
@@ -108,10 +108,10 @@ class InstructionsPart:
         )
 
 
-def _row(instruction: Instruction, found: Completion | ContextLengthError) -> dict[str, Any]:
+def _row(instruction: Instruction, answer: Completion | ContextLengthError) -> dict[str, Any]:
     row: dict[str, Any] = {"dataset": instruction.dataset, "instruction": instruction.text}
-    if isinstance(found, ContextLengthError):
-        return {**row, "output": "", "num_characters": None, "is_cut_off": None, "error": str(found)}
-    output = found.text.strip()
-    is_cut_off = found.finish_reason == "length"
+    if isinstance(answer, ContextLengthError):
+        return {**row, "output": "", "num_characters": None, "is_cut_off": None, "error": str(answer)}
+    output = answer.text.strip()
+    is_cut_off = answer.finish_reason == "length"
     return {**row, "output": output, "num_characters": len(output), "is_cut_off": is_cut_off}

@@ -91,9 +91,9 @@ def run(args: argparse.Namespace) -> int:
         has_progress=is_watched() if args.progress is None else args.progress,
     )
     annotations = official_annotations(rows, read_annotations(folder), reference)
-    for column, found in annotations.items():
+    for column, column_annotations in annotations.items():
         (folder / file_name(column)).mkdir(exist_ok=True)
-        write_json(folder / file_name(column) / "annotations.json", found)
+        write_json(folder / file_name(column) / "annotations.json", column_annotations)
     seed = run_folder.configuration.settings.get("seed", 0)
     metrics = {**description, **figures(annotations, rows, control=control, seed=seed)}
     write_json(folder / METRICS, metrics)
@@ -135,10 +135,10 @@ def _require_instructions(rows: list[dict[str, Any]], reference: Reference) -> N
 
 def _require_order(rows: list[dict[str, Any]], reference: Reference) -> None:
     # The package finds an instruction's difficulty by the place of its row.
-    places = {instruction: place for place, instruction in enumerate(reference.outputs)}
+    positions = {instruction: position for position, instruction in enumerate(reference.outputs)}
     count: Counter[str] = Counter()
     for row in rows:
-        if places[row["instruction"]] != count[row["column"]]:
+        if positions[row["instruction"]] != count[row["column"]]:
             raise OptionError(
                 "--df-gamed needs the instructions in the reference's order, from the first on: merge the shards of "
                 "the run, or take --instruction-difficulty."

@@ -59,9 +59,14 @@ def controlled_rates(
     Annotations are in AlpacaEval's order with none left out; `preference` is null where there is no verdict. Standard
     errors and intervals hold the fitted weights fixed.
     """
-    num_judged = {column: sum(row["preference"] is not None for row in found) for column, found in annotations.items()}
+    num_judged = {
+        column: sum(row["preference"] is not None for row in column_annotations)
+        for column, column_annotations in annotations.items()
+    }
     asked = {
-        column: _asked(found, control) for column, found in annotations.items() if num_judged[column] >= _FEWEST_ROWS
+        column: _asked(column_annotations, control)
+        for column, column_annotations in annotations.items()
+        if num_judged[column] >= _FEWEST_ROWS
     }
     fitted = _fitted(asked, control) if asked else {}
     return {
@@ -80,10 +85,10 @@ def _asked(annotations: Sequence[Mapping[str, Any]], control: LengthControl) -> 
     }
 
 
-def _rate(found: Mapping[str, Any]) -> ControlledRate:
-    if "error" in found:
-        return ControlledRate(reason=shortened(found["error"]))
-    return ControlledRate(metric=mean(found["preferences"], scale=100))
+def _rate(result: Mapping[str, Any]) -> ControlledRate:
+    if "error" in result:
+        return ControlledRate(reason=shortened(result["error"]))
+    return ControlledRate(metric=mean(result["preferences"], scale=100))
 
 
 def _fitted(asked: Mapping[str, Any], control: LengthControl) -> dict[str, dict[str, Any]]:
@@ -94,8 +99,8 @@ def _fitted(asked: Mapping[str, Any], control: LengthControl) -> dict[str, dict[
         if control.df_gamed is not None:
             environment["HF_HUB_CACHE"] = str(_cache_with(control.df_gamed, Path(scratch, "hub")))
         lines = map(json.loads, worker_lines(length_control_worker.__file__, rows, told, environment))
-        found = {line["column"]: line for line in lines}
-        return {column: found.get(column) or {"error": last_line(told)} for column in asked}
+        lines_by_column = {line["column"]: line for line in lines}
+        return {column: lines_by_column.get(column) or {"error": last_line(told)} for column in asked}
 
 
 def _cache_with(df_gamed: Path, cache: Path) -> Path:

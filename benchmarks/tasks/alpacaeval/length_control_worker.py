@@ -27,10 +27,10 @@ def fitted(annotations: list[dict[str, Any]], difficulties: list[float] | None) 
 
     frame = pandas.DataFrame(annotations)
     try:
-        found = published(frame) if difficulties is None else alone(frame, difficulties)
+        preferences = published(frame) if difficulties is None else alone(frame, difficulties)
     except Exception as error:  # noqa: BLE001 - whatever the package raises is a rate that is missing
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"preferences": [float(value) for value in found]}
+    return {"preferences": [float(value) for value in preferences]}
 
 
 def published(frame: Any) -> Any:

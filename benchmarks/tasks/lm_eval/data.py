@@ -78,11 +78,11 @@ def _targets(marks: Mapping[str, int]) -> dict[str, list[Any]]:
     return {"choices": [text for text, _ in ordered], "labels": [mark for _, mark in ordered]}
 
 
-def _mmlu_row(row: list[str], subject: str, place: str) -> dict[str, Any]:
+def _mmlu_row(row: list[str], subject: str, location: str) -> dict[str, Any]:
     answer = row[-1].strip() if len(row) == 6 else ""
     index = _LETTERS.find(answer) if answer in _LETTERS else int(answer) if answer.isdecimal() else -1
     if len(row) != 6 or answer == "" or not 0 <= index < 4:
-        raise InputError(f"{place}: is not a question, four choices and an answer from A to D or 0 to 3.")
+        raise InputError(f"{location}: is not a question, four choices and an answer from A to D or 0 to 3.")
     return {"question": row[0], "subject": subject, "choices": row[1:5], "answer": index}
 
 
@@ -156,20 +156,22 @@ def write_task(
             f"{name!r} reads {dataset!r} ({dataset_name}), which --data-dir has no place for (it has one for "
             f"{', '.join(DATASETS)}): leave --data-dir out to take the hub's."
         )
-    found = {split: path for split in local.splits if (path := _find(local, split, dataset_name, data_dir))}
+    paths = {split: path for split in local.splits if (path := _find(local, split, dataset_name, data_dir))}
     for split in _needed(settings, num_fewshot):
-        if split not in found:
-            wanted = local.splits.get(split, (f"(no {split} split)",))[0].format(name=dataset_name)
-            raise InputError(f"{str(data_dir)!r} has no {wanted}.jsonl or .csv, which {name!r} reads (also gzipped).")
+        if split not in paths:
+            file_name = local.splits.get(split, (f"(no {split} split)",))[0].format(name=dataset_name)
+            raise InputError(
+                f"{str(data_dir)!r} has no {file_name}.jsonl or .csv, which {name!r} reads (also gzipped)."
+            )
     stem = f"{str(dataset).replace('/', '-')}-{dataset_name}"
-    files = {split: _converted(local, path, folder / f"{stem}-{split}.jsonl") for split, path in found.items()}
+    files = {split: _converted(local, path, folder / f"{stem}-{split}.jsonl") for split, path in paths.items()}
     override = {
         "include": str(definition),
         "task": name,
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": files, "cache_dir": str(folder / "arrow")},
-        **{key: None for key in _SPLITS if settings.get(key) is not None and settings[key] not in found},
+        **{key: None for key in _SPLITS if settings.get(key) is not None and settings[key] not in paths},
     }
     # JSON is YAML.
     (folder / f"{name}.yaml").write_text(json.dumps(override, indent=1), encoding="utf-8")

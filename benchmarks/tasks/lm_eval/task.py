@@ -179,11 +179,11 @@ def _respond(lm: Any, requests: Sequence[Any]) -> None:
 
 def _row(document: Document, requests: Sequence[Any], *, num_truncated: int) -> dict[str, Any]:
     task, doc = document.task, requests[0].doc
-    found: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = {}
     for ensemble in task._filters:  # apply_filters would take all of the task's requests
         ensemble.apply(list(requests))
         given = task.process_results(doc, [request.filtered_resps[ensemble.name] for request in requests])
-        found |= {f"{metric},{ensemble.name}": _number(value) for metric, value in given.items()}
+        metrics |= {f"{metric},{ensemble.name}": _number(value) for metric, value in given.items()}
     return {
         "task": task.config.task,
         "doc_id": document.number,
@@ -192,7 +192,7 @@ def _row(document: Document, requests: Sequence[Any], *, num_truncated: int) -> 
         "target": _plain(_target(document)),
         "responses": [_plain(request.resps) for request in requests],
         "num_truncated": num_truncated,
-        "metrics": found,
+        "metrics": metrics,
     }
 
 

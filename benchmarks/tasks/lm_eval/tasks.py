@@ -103,11 +103,11 @@ def index_for(names: Iterable[str]) -> dict[str, Any]:
     Raises:
         InputError: The harness does not know one of them.
     """
-    wanted = list(names)
+    requested = list(names)
     index = known(is_whole=False)
-    if any(name not in index for name in wanted):
+    if any(name not in index for name in requested):
         index = known(is_whole=True)
-    unknown = next((name for name in wanted if name not in index), None)
+    unknown = next((name for name in requested if name not in index), None)
     if unknown is not None:
         raise InputError(f"lm-evaluation-harness has no task {unknown!r}: `lm-eval ls tasks` shows those it has.")
     return index
@@ -120,13 +120,13 @@ def select(names: Sequence[str]) -> list[Selection]:
         InputError: As in `index_for`.
     """
     index = index_for(names)
-    found: dict[str, Selection] = {}
+    selections: dict[str, Selection] = {}
     for name in names:
         leaves = _leaves(name, index)
         is_one = leaves == [name] or _counts_alike(index[name])
         for part in [name] if is_one else leaves:
-            found[part] = Selection(name=part, leaves=tuple(_leaves(part, index)))
-    return list(found.values())
+            selections[part] = Selection(name=part, leaves=tuple(_leaves(part, index)))
+    return list(selections.values())
 
 
 def settings_of(leaf: str) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def figures(leaf: str) -> list[Figure]:
     filters = [entry["name"] for entry in settings.get("filter_list") or [{"name": "none"}]]
     # A function of the task's own may give parts of a point.
     is_plain = settings.get("process_results") is None
-    found = [
+    leaf_figures = [
         Figure(
             key=f"{metric['metric']},{name}",
             is_share=is_plain and metric["metric"] in _SHARES,
@@ -154,12 +154,12 @@ def figures(leaf: str) -> list[Figure]:
         for metric in settings.get("metric_list") or _default_metrics(settings)
         if is_mean(metric)
     ]
-    if not found:
+    if not leaf_figures:
         raise InputError(
             f"{leaf!r} has no figure that is a mean over questions, which is what `bench` compares: run it by "
             "`python -m benchmarks.tasks.lm_eval`, with the harness's own tables."
         )
-    return found
+    return leaf_figures
 
 
 def is_mean(metric: Mapping[str, Any]) -> bool:
@@ -173,8 +173,8 @@ def is_mean(metric: Mapping[str, Any]) -> bool:
 
 
 def _value(row: Row, key: str) -> float | None:
-    found: float | None = row["metrics"].get(key)
-    return found
+    value: float | None = row["metrics"].get(key)
+    return value
 
 
 def _guess(row: Row) -> float | None:
@@ -265,13 +265,13 @@ def load_documents(
         return {leaf: _documents(tasks[leaf], num_fewshot, limit) for leaf in leaves}
 
 
-def _tasks(leaves: Sequence[str], own: Path | None) -> Mapping[str, Any]:
+def _tasks(leaves: Sequence[str], local_folder: Path | None) -> Mapping[str, Any]:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     root = Path(lm_eval.__file__).parent / "tasks"
-    is_common = own is None and all(_is_under(leaf, root) for leaf in leaves)
-    folders = [own] if own else [root / folder for folder in FOLDERS] if is_common else [root]
+    is_common = local_folder is None and all(_is_under(leaf, root) for leaf in leaves)
+    folders = [local_folder] if local_folder else [root / folder for folder in FOLDERS] if is_common else [root]
     manager = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
     try:
         tasks: Mapping[str, Any] = manager.load(list(leaves))["tasks"]
@@ -307,9 +307,9 @@ def _documents(task: Any, num_fewshot: int | None, limit: int | None) -> list[Do
     ]
 
 
-def _num_fewshot(own: int | None, asked: int | None) -> int:
+def _num_fewshot(fixed: int | None, asked: int | None) -> int:
     """Return how many examples stand in front of a question; a task that fixes none keeps that, as in the harness."""
-    return (own or 0) if asked is None or own == 0 else asked
+    return (fixed or 0) if asked is None or fixed == 0 else asked
 
 
 def _rendered(request: Any, render: Callable[[str], str]) -> tuple[Any, ...]:
