@@ -65,7 +65,9 @@ def test_the_engine_refuses_an_alpha_that_fits_no_pairs(runtimes: Runtimes, alph
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
 
+    from proxytune.vllm.role_prompts import RolePrompts
+
     _, vllm = runtimes
     with pytest.raises(VLLMValidationError, match="alpha"):
-        vllm._runtime._engine.add((1, 5), SamplingParams(extra_args={"alpha": alpha}))
+        vllm._runtime._engine.add(RolePrompts(((1, 5),)), SamplingParams(extra_args={"alpha": alpha}))
     assert len(vllm.generate(PROMPTS[:1], max_new_tokens=2, alpha=[1.0, 2.0])) == 1
