@@ -5,6 +5,7 @@ import json
 import pytest
 
 from proxytune.demo import trio_path
+from proxytune.demo.report import ROLES
 from tests.cli.console import Run
 
 pytestmark = pytest.mark.skipif(
@@ -33,5 +34,5 @@ def test_demo(run: Run) -> None:
     result = run("demo", "--json", "--progress")
     found = json.loads(result.out)
     assert set(found) == {"rows", "gap_closed", "seconds"}
-    assert set(found["rows"]) == {"base", "anti", "expert", "steered", "tuned"}
+    assert set(found["rows"]) == set(ROLES)
     assert result.err != ""

@@ -1,11 +1,12 @@
 """Number of tokens to draft: a fixed one, or as many as measured times and acceptances say pay.
 
 A step that drafts k tokens takes level + slope · k seconds and yields one token and those drafts that are right. Both
-are measured while decoding: seconds per power of two of the batch's rows, and how often drafts are right, in all and
-against what the drafter's probabilities promised. A draft is added where the tokens it promises are worth its seconds
-at the throughput that is being reached. Drafting that does not pay is tried again ever more rarely.
+are measured while decoding: seconds per power of two of the batch's rows, and how often drafts are right by the
+drafter's confidence in them. A draft is added where the tokens it promises are worth its seconds at the throughput
+that is being reached. Drafting that does not pay is tried again ever more rarely.
 """
 
+import math
 import threading
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ _MAX_LOSS = 1.0  # plain steps that drafting may lose before it ends until the n
 _NUM_LATEST = 12  # steps whose seconds are remembered
 _DECAY = 0.97  # per step, of throughput and acceptance
 _PRIOR, _PRIOR_WEIGHT = 0.7, 2.0  # acceptance before anything is known
+_MEMORY = 64  # drafts of a confidence that count
+_NUM_BINS = 10
 
 
 @dataclass
@@ -54,32 +57,45 @@ class Drafting:
         return sum(count > 0 for count in self.remaining_tokens)
 
 
-@dataclass
-class Acceptance:
-    """Rate at which drafts are right, all before them being so: in all, and per unit of probability that they had."""
+class DraftConfidence:
+    """Rate at which drafts are right: by the drafter's probability, in bins that get finer towards 1, and over all."""
 
-    _asked: float = _PRIOR_WEIGHT
-    _right: float = _PRIOR * _PRIOR_WEIGHT
-    _promised: float = _PRIOR_WEIGHT
-    _kept: float = _PRIOR_WEIGHT
+    def __init__(self) -> None:
+        self._num_asked = [0.0] * _NUM_BINS
+        self._num_right = [0.0] * _NUM_BINS
+        self._asked, self._right = _PRIOR_WEIGHT, _PRIOR * _PRIOR_WEIGHT
 
     @property
     def typical_rate(self) -> float:
-        """Share of recent drafts that were right."""
+        """Share of recent drafts that were right, all before them being so."""
         return self._right / self._asked
 
     def rate(self, probability: float) -> float:
-        """Return how often a draft to which the drafter gave this probability is right."""
-        return min(1.0, probability * self._kept / self._promised)
+        """Return how often a draft of this probability is right, all before it being so."""
+        index = confidence_bin(probability)
+        return (self._num_right[index] + _PRIOR * _PRIOR_WEIGHT) / (self._num_asked[index] + _PRIOR_WEIGHT)
 
     def learn(self, num_drafts: int, agreed: Sequence[int], draft_probs: Sequence[Sequence[float]]) -> None:
-        """Count a step: how many of its drafts each unfinished row kept, and per draft the probabilities if judged."""
-        self._asked = self._asked * _DECAY + sum(min(count + 1, num_drafts) for count in agreed) / len(agreed)
-        self._right = self._right * _DECAY + sum(agreed) / len(agreed)
-        if draft_probs:
-            asked = [sum(probs[row] for probs in draft_probs[: count + 1]) for row, count in enumerate(agreed)]
-            self._promised = self._promised * _DECAY + sum(asked) / len(agreed)
-            self._kept = self._kept * _DECAY + sum(agreed) / len(agreed)
+        """Count a step: how many of its drafts each unfinished row kept, and the probabilities if they were judged."""
+        self._asked *= _DECAY
+        self._right *= _DECAY
+        for row, count in enumerate(agreed):
+            self._asked += min(count + 1, num_drafts) / len(agreed)
+            self._right += count / len(agreed)
+            for position, probs in enumerate(draft_probs[: count + 1]):
+                index = confidence_bin(probs[row])
+                self._num_asked[index] += 1 - self._num_asked[index] / _MEMORY
+                self._num_right[index] += (position < count) - self._num_right[index] / _MEMORY
+
+
+def confidence_bin(probability: float) -> int:
+    """Return the bin of a probability.
+
+    >>> [confidence_bin(probability) for probability in (0.0, 0.3, 0.5, 0.75, 0.9, 0.99, 1.0)]
+    [0, 0, 1, 3, 4, 9, 9]
+    """
+    doubt = max(1.0 - probability, 2.0**-_NUM_BINS)
+    return min(_NUM_BINS - 1, int(-1.5 * math.log2(doubt)))
 
 
 @dataclass
@@ -151,7 +167,7 @@ class SpeculationPolicy:
         """`speculation`: "off", "auto", or k."""
         self._fixed = {"off": 0, "auto": None}.get(str(speculation), speculation)
         self._costs: dict[int, StepCosts] = defaultdict(StepCosts)
-        self._acceptance = Acceptance()
+        self._confidence = DraftConfidence()
         self._lock = threading.Lock()
 
     @property
@@ -181,7 +197,7 @@ class SpeculationPolicy:
         probs: list[float] = logits[:, 0].float().softmax(-1).gather(-1, token)[:, 0].nan_to_num(0.0).tolist()
         with self._lock:
             before = drafting.survival or [1.0] * len(probs)
-            survival = [value * self._acceptance.rate(prob) for value, prob in zip(before, probs, strict=True)]
+            survival = [value * self._confidence.rate(prob) for value, prob in zip(before, probs, strict=True)]
             num_drafts = len(drafting.draft_probs)
             useful = [
                 value
@@ -217,7 +233,7 @@ class SpeculationPolicy:
                 unfinished = [row for row, count in enumerate(drafting.remaining_tokens) if count > 0]
                 probs = [[row_probs[row] for row in unfinished] for row_probs in drafting.draft_probs]
                 if len(unfinished) == len(agreed):
-                    self._acceptance.learn(num_drafts, agreed, probs)
+                    self._confidence.learn(num_drafts, agreed, probs)
 
     def _costs_of(self, num_rows: int) -> StepCosts:
         return self._costs[num_rows.bit_length()]
@@ -231,7 +247,7 @@ class SpeculationPolicy:
             drafting.max_tokens, drafting.is_open, drafting.is_trial = _NUM_TRIAL, True, True
             return drafting
         may_draft = costs.is_known and costs.saved >= -_MAX_LOSS * costs.plain
-        if may_draft and self._pays(num_rows, 0, num_rows * self._acceptance.typical_rate):
+        if may_draft and self._pays(num_rows, 0, num_rows * self._confidence.typical_rate):
             drafting.max_tokens, drafting.is_open = MAX_DRAFT_TOKENS, True
         return drafting
 
@@ -242,7 +258,7 @@ class SpeculationPolicy:
         before, added = costs.seconds(num_drafts), 0.0
         for count in range(num_drafts + 1, MAX_DRAFT_TOKENS + 1):
             added += gain
-            gain *= self._acceptance.typical_rate
+            gain *= self._confidence.typical_rate
             if added >= worth * (costs.seconds(count) - before):
                 return True
         return False

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from proxytune.hf.decoding.speculation import MAX_DRAFT_TOKENS, Acceptance, SpeculationPolicy, StepCosts
+from proxytune.hf.decoding.speculation import MAX_DRAFT_TOKENS, DraftConfidence, SpeculationPolicy, StepCosts
 from proxytune.options import Speculation
 
 Text = Callable[[random.Random], tuple[float, bool]]
@@ -181,11 +181,10 @@ def test_costs_by_hand() -> None:
     assert [costs.seconds(count) for count in (0, 1, 6)] == pytest.approx([1.5, 2.5, 5.0])
 
 
-def test_probabilities_are_held_to_what_came_true() -> None:
-    """Drafts at 0.99 that are right half of the time are worth 0.5, and others half of what they promise."""
-    acceptance = Acceptance()
-    assert acceptance.rate(0.99) == 0.99
+def test_confidence_is_calibrated_by_what_came_true() -> None:
+    """Drafts at 0.99 that are right half of the time are worth 0.5, others still the prior."""
+    confidence = DraftConfidence()
     for step in range(200):
-        acceptance.learn(1, [step % 2], [[0.99]])
-    assert acceptance.rate(0.99) == pytest.approx(0.5, abs=0.05)
-    assert acceptance.rate(0.3) == pytest.approx(0.15, abs=0.02)
+        confidence.learn(1, [step % 2], [[0.99]])
+    assert confidence.rate(0.99) == pytest.approx(0.5, abs=0.05)
+    assert confidence.rate(0.3) == pytest.approx(0.7)
