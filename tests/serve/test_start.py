@@ -21,7 +21,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--expert-prompt", "alpaca", "--", "--chat-template", "x"], "formats of their own"),
+        (["--expert-prompt", "alpaca", "--", "--chat-template", "{{ messages }}"], "formats of their own"),
+        (["--", "--chat-template", "x"], "chat template"),
         (["--alpha", "nan"], "alpha is nan"),
         (["--port", "0"], "--port is 0"),
         (["no-such-folder"], "no-such-folder"),

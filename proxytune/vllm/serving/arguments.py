@@ -133,6 +133,7 @@ def _parser() -> Any:
 
 def _parsed(parser: Any, given: Sequence[str]) -> Any:
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    from vllm.exceptions import VLLMValidationError
 
     heard = io.StringIO()
     try:
@@ -144,6 +145,6 @@ def _parsed(parser: Any, given: Sequence[str]) -> Any:
             raise
         reason = heard.getvalue().strip().splitlines()[-1].partition("error: ")[2] or heard.getvalue()
         raise OptionError(f"vLLM's server refuses what stands behind `--` ({reason.strip().rstrip('.')}).") from request
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, VLLMValidationError) as error:
         raise OptionError(f"vLLM's server refuses what stands behind `--` ({str(error).rstrip('.')}).") from error
     return args
