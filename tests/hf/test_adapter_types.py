@@ -187,7 +187,7 @@ def test_adapters_that_cannot_be_combined_are_refused(folders: dict[str, Path], 
     with pytest.raises(RoleError, match=f"expert is an? .*{reason}"):
         ProxyGenerator(folders["base"], adapter, folders["anti"])
     with pytest.raises(RoleError, match=f"base is an? .*{reason}"):
-        ProxyGenerator(adapter, folders["expert"], folders["anti"])
+        ProxyGenerator(adapter, folders["expert"], folders["anti"], tokenizer=folders["base"])
 
 
 @pytest.mark.parametrize("field", REFUSED_LORA)
