@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.decoding.construction import new_variants
 from benchmarks.decoding.machine import read_gb_per_s
 from benchmarks.decoding.measuring import Setting, measure
 from benchmarks.decoding.plot import plot_rows
@@ -37,7 +38,6 @@ from benchmarks.decoding.variants import (
     VLLM_NAMES,
     Options,
     close_all,
-    new_variants,
 )
 from benchmarks.decoding.workloads import WorkloadError, parse_workload
 from proxytune import ProxyTuneError, RemoteSettings

@@ -76,37 +76,15 @@ class Options:
     verification: str = "auto"
 
 
-def new_variants(trio: Trio, names: Sequence[str], options: Options) -> list[Variant]:
-    """Return the variants of these names, ours in their own order; those with a pair need an adapter, and are left out.
-
-    Raises:
-        VariantError: A name is unknown, or needs what is not there.
-    """
-    known = [*NAMES, GENERATE, *VLLM_NAMES, REMOTE]
-    for name in names:
-        if _plain_name(name) not in known:
-            raise VariantError(f"variant {name!r} is unknown: take some of {', '.join(known)}.")
-    ordered = sorted(names, key=lambda name: known.index(_plain_name(name)))
-    ordered = [name for name in ordered if trio.adapted is not None or not name.startswith("pair")]
-    num_engines = sum(name.startswith("vllm") for name in ordered)
-    variants: list[Variant] = []
-    try:
-        for name in ordered:
-            variants.append(_new(name, trio, options, num_engines))
-    except BaseException:
-        close_all(variants)
-        raise
-    return variants
-
-
 def close_all(variants: Sequence[Variant]) -> None:
     """Release what variants hold."""
     for variant in reversed(variants):
         variant.close()
 
 
-def _new(name: str, trio: Trio, options: Options, num_engines: int) -> Variant:
-    match _plain_name(name):
+def local_variant(name: str, trio: Trio, options: Options) -> Variant:
+    """Return a variant that runs in this process, by its name."""
+    match plain_name(name):
         case "base":
             return _lean(trio)
         case "naive":
@@ -114,18 +92,10 @@ def _new(name: str, trio: Trio, options: Options, num_engines: int) -> Variant:
             return Variant(name=name, run=run, takes_ragged=True)
         case "generate":
             return _generate(trio, options)
-        case "remote":
-            from benchmarks.decoding.remote_base import remote_variant
-
-            return remote_variant(name, trio, options)
-        case kind if kind in VLLM_NAMES:
-            from benchmarks.decoding.engines import engine_variant
-
-            return engine_variant(name, trio, options, num_engines)
     return _ours(name, trio, options)
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a variant's name without its number of drafts and of log-probabilities, as in `remote@20:4`."""
     return name.partition(":")[0].partition("@")[0]
 
