@@ -55,6 +55,8 @@ def load_model(role: Role, name: str) -> Any:
 
     config = read_config(role, name)
     kwargs = _load_kwargs(role)
+    if kwargs.get("local_files_only"):
+        kwargs["adapter_kwargs"] = {"local_files_only": True}  # it looks for an adapter by arguments of its own
     try:
         _require_size_of_files(role, name, config)
         loaded = AutoModelForCausalLM.from_pretrained(
