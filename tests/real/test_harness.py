@@ -37,6 +37,7 @@ def test_transformers_generates_what_the_arithmetic_does(folder: Path, cuts: Cut
     assert found[0, ids.shape[1] :].tolist() == cuts.reference.greedy([ids[0].tolist()] * 3, [0.5], 8)
 
 
+@pytest.mark.timeout(1500)
 def test_the_harness_scores_hellaswag_as_the_arithmetic(folder: Path, cuts: Cuts, data: Path) -> None:
     """lm-eval's HFLM on the proxy folder: log-likelihoods of HellaSwag's endings, 200 rows, are plain forwards'."""
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'proxytune[bench]'")
